@@ -37,7 +37,7 @@ class Table(Config):
 
     source: FileSource
     format: Literal["csv", "tsv", "jsonl", "parquet", "labelled-lines"]
-    """``labelled-lines``: each line is a label, white space, then the text; its columns are named ``label`` and ``text``."""
+    """``labelled-lines``: each line is a label, white space, then the text; the columns are ``label`` and ``text``."""
     encoding: str = "utf-8"
     """Of the text formats. A byte that does not decode stops the run and is named by row."""
     text_column: str = "text"
