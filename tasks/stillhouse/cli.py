@@ -1,0 +1,184 @@
+"""The command ``stillhouse``."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from stillhouse.contract import ConfigurationError, ExitCode, StageRequest, exit_code_of, pretty_json
+from stillhouse.recipe import Recipe, explain, load_recipe, new_recipe
+from stillhouse.store import locate
+
+app = typer.Typer(
+    help="Turns large language models into small, fast ones, on a schedule, with proof.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Write and check recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+logger = logging.getLogger("stillhouse")
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe in dags/recipes, or a path to a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Replace a value, such as distillation.alpha=0.3; repeatable."),
+]
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="The stage, as a check that the request is meant for it.")],
+    request: Annotated[str, typer.Option(help="URI or path of the request.")],
+    work: Annotated[Path, typer.Option(help="Folder for files that outlive a killed process.")] = Path(".run/work"),
+) -> None:
+    """Run one stage of a workflow: read a request, write its outputs, then result.json."""
+    from stillhouse.stages import run_stage, stop_on_sigterm
+
+    stop_on_sigterm()
+    reference = run_stage(_read_request(name, request), work=work)
+    typer.echo(json.dumps(reference.model_dump()))
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    settings: SetOption = None,
+    store: Annotated[Path, typer.Option(help="Folder of the object store.")] = Path(".run/store"),
+    work: Annotated[Path, typer.Option(help="Folder for files that outlive a killed process.")] = Path(".run/work"),
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow server to track and register at; without one, nothing is promoted.")
+    ] = None,
+) -> None:
+    """Run a whole workflow in this process, without Airflow."""
+    from stillhouse.orchestration.deployment import Deployment
+    from stillhouse.orchestration.inprocess import run_workflow
+    from stillhouse.orchestration.outcome import print_task, show_outcome
+
+    deployment = Deployment(store=f"file://{store.resolve()}", work=work.resolve(), tracking_uri=tracking)
+    loaded = load_recipe(find_recipe(recipe), _overrides(settings))
+    run_id = f"{loaded.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    results = run_workflow(loaded, run_id=run_id, deployment=deployment, on_task=print_task)
+    raise typer.Exit(show_outcome(results))
+
+
+@app.command()
+def quickstart(
+    recipe: RecipeArgument = "quickstart",
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the servers when the workflow has ended.")] = False,
+    settings: SetOption = None,
+) -> None:
+    """Run a workflow through a real Airflow and MLflow on this machine, and follow it."""
+    from stillhouse.orchestration.quickstart import run_quickstart
+
+    raise typer.Exit(run_quickstart(find_recipe(recipe), overrides=_overrides(settings), keep=not stop))
+
+
+@app.command()
+def doctor() -> None:
+    """Check that this machine can run Stillhouse, and say what to do where it can't."""
+    from stillhouse.orchestration.doctor import examine
+
+    raise typer.Exit(examine())
+
+
+@recipe_app.command("new")
+def recipe_new(
+    name: Annotated[str, typer.Argument(help="Lower-case words joined by dashes.")],
+    folder: Annotated[Path, typer.Option(help="Where to write NAME.yaml.")] = Path("dags/recipes"),
+) -> None:
+    """Write a commented recipe to start from."""
+    path = folder / f"{name}.yaml"
+    text = new_recipe(name)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} exists; choose another name or remove it") from None
+    except FileNotFoundError:
+        raise ConfigurationError(f"{folder} does not exist; create it or name another --folder") from None
+    typer.echo(f"{path} written; edit it, then: stillhouse recipe check {path}")
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
+    """Check a recipe, its policy and its files without running anything."""
+    from stillhouse.promotion import load_policy
+    from stillhouse.stages.catalog import CATALOG
+    from stillhouse.store import fingerprint_source
+
+    loaded = load_recipe(find_recipe(recipe), _overrides(settings))
+    load_policy(Path(loaded.gate.policy))
+    for spec in CATALOG.values():
+        for source in spec.sources(loaded).values():
+            fingerprint_source(source)
+    typer.echo(f"{loaded.name}: a valid recipe of {len(loaded.data.labels)} labels and {loaded.student.layers} layers")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    sys.stdout.buffer.write(pretty_json(Recipe.model_json_schema()))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe given by path, or by name from ``dags/recipes``.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    shipped = Path("dags/recipes")
+    candidates = [Path(name), shipped / f"{name}.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml"))) or "none"
+    raise ConfigurationError(f"no recipe '{name}': neither a file nor one of {shipped} ({known})")
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    overrides = {}
+    for setting in settings or []:
+        field, sign, value = setting.partition("=")
+        if not sign:
+            raise ConfigurationError(f"--set {field}: write FIELD=VALUE, such as distillation.alpha=0.3")
+        overrides[field] = yaml.safe_load(value)
+    return overrides
+
+
+def _read_request(name: str, uri: str) -> StageRequest:
+    try:
+        store, key = locate(uri if "://" in uri else f"file://{Path(uri).resolve()}")
+        request = StageRequest.model_validate_json(store.get(key))
+    except FileNotFoundError:
+        raise ConfigurationError(f"request {uri}: no such object") from None
+    except ValidationError as error:
+        raise ConfigurationError(f"request {uri}: {explain(error)}") from None
+    if request.stage != name:
+        raise ConfigurationError(f"request {uri} is for stage '{request.stage}', not '{name}'")
+    return request
+
+
+def main() -> None:
+    """Run the command line: one clear line for every foreseen failure, and its exit code."""
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("stillhouse").setLevel(logging.INFO)
+    try:
+        app()
+    except (Exception, KeyboardInterrupt) as error:
+        code = exit_code_of(error)
+        if code == ExitCode.BUG:
+            logger.exception("unexpected error: a defect in Stillhouse")
+        else:
+            typer.secho(f"stillhouse: {str(error) or 'interrupted'}", fg="red", err=True)
+        raise SystemExit(int(code)) from None
+
+
+if __name__ == "__main__":
+    main()

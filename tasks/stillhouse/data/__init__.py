@@ -1,0 +1,7 @@
+"""Data: reading tables, splitting, freezing; `stillhouse.data.suites` validates and takes seconds to import."""
+
+from stillhouse.data.frozen import freeze, load_frozen
+from stillhouse.data.prepare import Dropped, Tables, load_tables
+from stillhouse.data.tables import read_table
+
+__all__ = ["Dropped", "Tables", "freeze", "load_frozen", "load_tables", "read_table"]

@@ -66,6 +66,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return the size in bytes of every object whose key starts with ``prefix``, sorted by key."""
+        ...
+
     def keys(self, prefix: str = "") -> list[str]:
         """List the keys that start with ``prefix``, sorted."""
         ...

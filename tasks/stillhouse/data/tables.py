@@ -1,0 +1,125 @@
+"""Tables of labelled text: from a file of any supported format to the columns ``id``, ``text`` and ``label``."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stillhouse.contract import DataRejected
+from stillhouse.data.reading import read_columns
+from stillhouse.recipe import LabelRule, Table
+
+NAMED_ROWS = 5
+"""Rows that a message lists before it says how many more there are."""
+
+MAX_ID_CHARACTERS = 64
+
+
+def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) -> pd.DataFrame:
+    """Read the table at ``path``.
+
+    Args:
+        table: How to read it.
+        path: The file.
+        labels: The label set; a row's label becomes its index in it.
+        name: Name of the table, for messages.
+
+    Returns:
+        Columns ``id: str``, ``text: str`` (None where the file has none) and ``label: int64``, in the file's order.
+
+    Raises:
+        DataRejected: The file is not of its format, lacks a column, has no rows, or has a label outside the label set.
+            The message names rows by id, or by line where they have none yet, and never contains text.
+        ConfigurationError: The file can't be opened, or its encoding has no such name.
+    """
+    columns = read_columns(table, path, name=name)
+    if not len(columns):
+        raise DataRejected(f"{name}: the table has no rows; point its source at a file with data")
+    _require_columns(columns, table, name)
+    ids = _ids(columns, table.id_column, name)
+    texts = columns[table.text_column]
+    _reject(
+        texts.map(lambda text: not (isinstance(text, str) or _is_missing(text))), ids, name, "whose text is no text"
+    )
+    return pd.DataFrame(
+        {
+            "id": ids.to_numpy(dtype=object),
+            "text": [None if _is_missing(text) else text for text in texts],
+            "label": label_indices(columns[table.label_column], table.label_rule, labels, ids=ids, name=name),
+        }
+    ).astype({"id": object, "text": object})
+
+
+def label_indices(
+    values: pd.Series, rule: LabelRule, labels: Sequence[str], *, ids: pd.Series, name: str
+) -> np.ndarray:
+    """Turn the label column's ``values`` (N) into indices into ``labels``: int64 (N).
+
+    Args:
+        values: As they stand in the file.
+        rule: How a value says what the label is.
+        labels: The label set.
+        ids: Names of the rows (N), for messages.
+        name: Name of the table, for messages.
+
+    Raises:
+        DataRejected: A value is missing, is no number where the rule needs one, or names no label of the set.
+    """
+    if rule.kind == "threshold":
+        numbers = pd.to_numeric(values, errors="coerce").astype(float)
+        _reject(~np.isfinite(numbers), ids, name, "whose label is not a finite number")
+        return (numbers > rule.threshold).to_numpy(dtype=np.int64)
+    _reject(values.map(_is_missing), ids, name, "without a label")
+    names = values.map(lambda value: str(value).strip())
+    if rule.kind == "prefix":
+        names = names.map(lambda value: value.split(rule.separator, 1)[0].strip())
+    index = {label: position for position, label in enumerate(labels)}
+    indices = names.map(lambda value: index.get(value, -1))
+    _reject(indices < 0, ids, name, "with a label that data.labels lacks", "correct them, data.labels or label_rule")
+    return indices.to_numpy(dtype=np.int64)
+
+
+def text_key(text: str | None) -> str:
+    """Return what makes two texts the same: their words without regard to case and white space."""
+    return " ".join((text or "").split()).casefold()
+
+
+def name_rows(ids: Iterable[object]) -> str:
+    """List rows for a message: ``row 3``, ``rows 3, 4`` or ``rows 3, 4, 5, 6, 7 and 12 more``."""
+    names = [str(row) for row in ids]
+    listed = ", ".join(names[:NAMED_ROWS])
+    more = f" and {len(names) - NAMED_ROWS} more" if len(names) > NAMED_ROWS else ""
+    return f"{'row' if len(names) == 1 else 'rows'} {listed}{more}"
+
+
+def _require_columns(columns: pd.DataFrame, table: Table, name: str) -> None:
+    for field in ("text_column", "label_column", "id_column"):
+        column = getattr(table, field)
+        count = int((columns.columns == column).sum())
+        if column is not None and count != 1:
+            problem = "no column" if count == 0 else f"{count} columns"
+            raise DataRejected(f"{name}: the file has {problem} '{column}'; correct the table's {field}")
+
+
+def _ids(columns: pd.DataFrame, id_column: str | None, name: str) -> pd.Series:
+    """Return the rows' names. A column that could hold texts is refused, since names appear in messages."""
+    if id_column is None:
+        return pd.Series([str(number) for number in range(len(columns))], dtype=object)
+    ids = columns[id_column].map(lambda value: "" if _is_missing(value) else str(value).strip())
+    unfit = ids.map(lambda row: not 0 < len(row) <= MAX_ID_CHARACTERS or not row.isprintable())
+    numbers = pd.Series(range(len(columns)))
+    action = f"an id has 1 to {MAX_ID_CHARACTERS} printable characters; correct id_column or leave it out"
+    _reject(unfit, numbers, name, "with an unfit id", action)
+    return ids
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value)) or value == ""
+
+
+def _reject(bad: pd.Series, ids: pd.Series, name: str, problem: str, action: str = "correct or remove them") -> None:
+    rows = ids[bad.to_numpy(dtype=bool)]
+    if len(rows):
+        count = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
+        raise DataRejected(f"{name}: {count} {problem} ({name_rows(rows)}); {action}")

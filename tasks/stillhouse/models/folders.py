@@ -1,0 +1,150 @@
+"""Model folders: what is accepted, how a classifier is read from one and written to one."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from stillhouse.contract import ConfigurationError, canonical_json, sha256_of
+
+logger = logging.getLogger(__name__)
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+HEAD_SEED = 0
+"""Of a classifier's new head: a constant, so that the same folder is the same model in every process."""
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder from which a model can't be read as plain data.
+
+    Raises:
+        ConfigurationError: There is no readable ``config.json``, no safetensors weights, or code of its own.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(f"model folder {folder} has no config.json; give a folder saved by save_pretrained")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in _read_json(folder / name):
+            raise ConfigurationError(f"model folder {folder} asks for custom code (auto_map in {name}); use a built-in one")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise ConfigurationError(f"model folder {folder} has pickled weights only ({pickles[0]}); convert to safetensors")
+    raise ConfigurationError(f"model folder {folder} has no weights; add model.safetensors")
+
+
+def load_classifier(folder: Path, labels: Sequence[str]) -> PreTrainedModel:
+    """Read a sequence classifier in float32 and evaluation mode.
+
+    A checkpoint without a classification head gets a new one, always the same for the same folder and labels. The
+    caller's random state is left as it was.
+
+    Args:
+        folder: See `check_model_folder`.
+        labels: In the order of the classifier's outputs.
+
+    Raises:
+        ConfigurationError: The folder is unfit, incomplete or unreadable, or its classifier has other labels.
+    """
+    check_model_folder(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+        if has_head:
+            _check_labels(folder, config, labels)
+        else:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(HEAD_SEED)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(f"model folder {folder} can't be loaded ({reason}); check its files") from error
+    _check_complete(folder, model, info["missing_keys"], has_head)
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read a tokenizer.
+
+    Raises:
+        ConfigurationError: The folder has none, it needs code of its own, or it is not a fast one with padding.
+    """
+    check_model_folder(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(f"tokenizer in {folder} can't be loaded ({reason}); check its files") from error
+    if not tokenizer.is_fast:
+        raise ConfigurationError(f"tokenizer in {folder} has no tokenizer.json; save it as a fast tokenizer")
+    if tokenizer.pad_token_id is None:
+        raise ConfigurationError(f"tokenizer in {folder} has no padding token; set pad_token")
+    return tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write safetensors weights, config and tokenizer, and nothing else. Equal models give equal bytes.
+
+    Raises:
+        OSError: The folder can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # transformers writes down where a model was read from: a path of this machine, and no property of the model.
+    model.config._name_or_path = ""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+    """Digest everything that decides which token ids a text becomes, truncation and padding apart."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Both are set by calls, not by the tokenizer's files.
+    plain = {key: value for key, value in state.items() if key not in ("truncation", "padding")}
+    return sha256_of(canonical_json({"backend": plain, "pad": tokenizer.pad_token_id}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} is no readable JSON; restore the file") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path} is no JSON object; restore the file")
+    return data
+
+
+def _check_labels(folder: Path, config: Any, labels: Sequence[str]) -> None:
+    found = [config.id2label[index] for index in sorted(config.id2label)]
+    if found != list(labels):
+        raise ConfigurationError(
+            f"classifier in {folder} has labels {', '.join(found)} and the recipe {', '.join(labels)}; "
+            "give the same labels in the same order, or a model without a head and teacher.finetune"
+        )
+
+
+def _check_complete(folder: Path, model: Any, missing_keys: Sequence[str], has_head: bool) -> None:
+    prefix = f"{model.base_model_prefix}."
+    # A pooler is missing from masked language models: it belongs to the new head.
+    absent = sorted(key for key in missing_keys if has_head or (key.startswith(prefix) and ".pooler." not in key))
+    if absent:
+        raise ConfigurationError(f"model folder {folder} lacks {len(absent)} weights ({absent[0]}); restore the file")
+    if missing_keys:
+        logger.info("new classification head for %d labels on the model in %s", model.config.num_labels, folder)

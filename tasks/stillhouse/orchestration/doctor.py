@@ -1,0 +1,91 @@
+"""``stillhouse doctor``: can this machine run Stillhouse, and if not, what helps."""
+
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from stillhouse.contract import ExitCode
+
+GIB = 1 << 30
+MIN_FREE_BYTES = 6 * GIB
+MIN_MEMORY_BYTES = 6 * GIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    found: str
+    remedy: str = ""
+    """What to do; empty if all is well."""
+
+
+def examine() -> ExitCode:
+    """Look at this machine, print what was found, and return whether all is well."""
+    findings = [*_python(), *_packages(), *_disk(Path.cwd()), *_memory(), *_sqlite()]
+    table = Table("", "", "", "", box=None, show_header=False, padding=(0, 1))
+    for finding in findings:
+        mark = "[red]✗" if finding.remedy else "[green]✓"
+        table.add_row(mark, finding.subject, finding.found, finding.remedy)
+    Console().print(table)
+    return ExitCode.CONFIGURATION if any(finding.remedy for finding in findings) else ExitCode.OK
+
+
+def _python() -> Iterator[Finding]:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding(
+        subject="Python",
+        found=".".join(map(str, sys.version_info[:3])),
+        remedy="" if fits else "use Python 3.11, 3.12 or 3.13: make run PYTHON=python3.11",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    wanted = [Requirement(line) for line in requires("stillhouse") or []]
+    needed = [r for r in wanted if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ("airflow", "ml"))]
+    wrong = []
+    for requirement in needed:
+        try:
+            if not requirement.specifier.contains(version(requirement.name), prereleases=True):
+                wrong.append(f"{requirement.name} {version(requirement.name)}, needs {requirement.specifier}")
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+    yield Finding(
+        subject="packages",
+        found="; ".join(wrong) or f"all {len(needed)} in their ranges",
+        remedy="make run installs them" if wrong else "",
+    )
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(folder).free
+    writable = os.access(folder, os.W_OK)
+    yield Finding(
+        subject="disk",
+        found=f"{free / GIB:.0f} GiB free" + ("" if writable else ", not writable"),
+        remedy="" if free >= MIN_FREE_BYTES and writable else f"{MIN_FREE_BYTES // GIB} GiB of writable space are needed",
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding(
+        subject="memory",
+        found=f"{total / GIB:.0f} GiB, {os.cpu_count()} cores",
+        remedy="" if total >= MIN_MEMORY_BYTES else f"{MIN_MEMORY_BYTES // GIB} GiB are needed",
+    )
+
+
+def _sqlite() -> Iterator[Finding]:
+    fits = sqlite3.sqlite_version_info >= (3, 15, 0)
+    yield Finding(subject="SQLite", found=sqlite3.sqlite_version, remedy="" if fits else "3.15 or newer is needed")

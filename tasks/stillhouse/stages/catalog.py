@@ -1,0 +1,188 @@
+"""The stages, what each depends on, and whether its work has been done before. Light: no stage's code is imported."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from stillhouse.contract import (
+    RESULT_FILE,
+    ResultRef,
+    StageRequest,
+    StageResult,
+    code_version,
+    content_key,
+    sha256_of,
+)
+from stillhouse.recipe import PathSource, Recipe, StageName
+from stillhouse.recipe.sources import HubSource, S3Source, WheelSource
+from stillhouse.store import fingerprint_source, open_store, verify_artifact
+
+logger = logging.getLogger(__name__)
+
+Source = WheelSource | PathSource | S3Source | HubSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """What a stage is and what its result depends on."""
+
+    name: StageName
+    reads: Callable[[Mapping[str, Any]], tuple[str, ...]]
+    """Dotted fields of the recipe that the stage reads, given the task's parameters."""
+    code: tuple[str, ...]
+    """Packages and modules below ``stillhouse`` that can change the result, besides the stage's own module. The rooms
+    recipe, contract and store are left out: they carry data, and what they carry is pinned by digest."""
+    distributions: tuple[str, ...] = ()
+    """Installed distributions whose versions can change the result."""
+    sources: Callable[[Recipe], Mapping[str, Source]] = lambda recipe: {}
+    """Files outside the store that the stage reads, by name."""
+    reusable: bool = True
+    """False for stages that act on the outside world: they run every time and find for themselves what is done."""
+
+    @property
+    def module(self) -> str:
+        """Full name of the module whose ``run`` does the work."""
+        return f"stillhouse.stages.{self.name.replace('-', '_')}"
+
+    def version(self) -> str:
+        """Digest of the code that can change the result."""
+        own = self.module.removeprefix("stillhouse.")
+        return code_version((*self.code, own, "stages.context"), self.distributions)
+
+
+def _reads(*fields: str) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
+    return lambda parameters: fields
+
+
+def _distill_reads(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    common = ("training", "data.labels")
+    if parameters["arm"] == "sft":
+        return common
+    signal = ("distillation.alpha", "distillation.temperature", "distillation.hidden_weight")
+    return (*common, *signal)
+
+
+_TRAINING_CODE = ("models", "losses", "teacher", "training")
+_TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+CATALOG: dict[StageName, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec(
+            name="validate",
+            reads=_reads("data"),
+            code=("data",),
+            distributions=("great-expectations", "datasets", "pandas", "pyarrow", "scikit-learn"),
+            sources=lambda recipe: {name: table.source for name, table in recipe.data.named_tables().items()},
+        ),
+        StageSpec(
+            name="prepare-teacher",
+            reads=_reads("task", "teacher.source", "teacher.finetune", "data.labels"),
+            code=(*_TRAINING_CODE, "data.frozen"),
+            distributions=(*_TORCH, "accelerate"),
+            sources=lambda recipe: {"teacher": recipe.teacher.source},
+        ),
+        StageSpec(
+            name="initialise",
+            reads=_reads("student", "data.labels"),
+            code=("models", "student"),
+            distributions=_TORCH,
+        ),
+        StageSpec(
+            name="teach",
+            reads=_reads("teacher.batch_size", "training.max_tokens", "data.labels"),
+            code=("models", "teacher", "data.frozen"),
+            distributions=_TORCH,
+        ),
+        StageSpec(
+            name="distill",
+            reads=_distill_reads,
+            code=(*_TRAINING_CODE, "data.frozen"),
+            distributions=(*_TORCH, "accelerate"),
+        ),
+        StageSpec(
+            name="evaluate",
+            reads=_reads("evaluation", "training.max_tokens", "data.labels", "data.domain"),
+            code=("models", "evaluation", "data.frozen"),
+            distributions=(*_TORCH, "scipy", "pyarrow"),
+        ),
+        StageSpec(
+            name="decide",
+            reads=_reads(*Recipe.model_fields),
+            code=("promotion.gate", "promotion.policy", "evaluation"),
+            distributions=("jinja2", "matplotlib"),
+            sources=lambda recipe: {"policy": PathSource(path=recipe.gate.policy)},
+        ),
+        StageSpec(
+            name="promote",
+            reads=_reads("promotion", "data", "teacher"),
+            code=("promotion",),
+            distributions=("mlflow",),
+            reusable=False,
+        ),
+        StageSpec(name="announce", reads=_reads("name"), code=("tracking",), distributions=("mlflow",), reusable=False),
+    )
+}
+
+
+def key_of(request: StageRequest) -> str:
+    """Return the content key of what ``request`` asks for.
+
+    Raises:
+        RecipeError: The request holds no valid recipe.
+        ConfigurationError: A source file is missing.
+    """
+    spec = CATALOG[request.stage]
+    recipe = request.parsed_recipe()
+    plain = recipe.model_dump(mode="json")
+    part = {field: _field(plain, field) for field in spec.reads(request.parameters)}
+    part["cpus"] = recipe.resources.of(request.stage).cpus
+    return content_key(
+        stage=request.stage,
+        code=spec.version(),
+        recipe_part=part,
+        parameters=request.parameters,
+        inputs=request.inputs,
+        sources={name: fingerprint_source(source) for name, source in spec.sources(recipe).items()},
+    )
+
+
+def result_key(stage: StageName, key: str) -> str:
+    """Return the object key under which a stage's result lies."""
+    return f"stages/{stage}/{key}/{RESULT_FILE}"
+
+
+def find_reusable(request: StageRequest, key: str | None = None) -> ResultRef | None:
+    """Return the verified result of an earlier, equal request, or None if the work must be done.
+
+    Args:
+        request: What is asked for.
+        key: Its content key, if it is known already.
+    """
+    if not CATALOG[request.stage].reusable:
+        return None
+    store = open_store(request.store)
+    place = result_key(request.stage, key or key_of(request))
+    try:
+        document = store.get(place)
+        result = StageResult.model_validate_json(document)
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        logger.warning("%s is not a stage result; the stage runs again", store.uri(place))
+        return None
+    damaged = [name for name, artifact in result.outputs.items() if not verify_artifact(artifact)]
+    if damaged:
+        logger.warning("output %s of %s is missing or damaged; the stage runs again", damaged[0], store.uri(place))
+        return None
+    return ResultRef(uri=store.uri(place), sha256=sha256_of(document))
+
+
+def _field(plain: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = plain
+    for part in dotted.split("."):
+        value = value[part]
+    return value

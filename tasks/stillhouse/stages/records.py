@@ -1,0 +1,61 @@
+"""The record of each task of a run, as it changes."""
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from stillhouse.contract import Progress, StageRequest, TaskRecord, TryAgain, pretty_json
+from stillhouse.store import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_PROGRESS = 1.0
+"""Progress is for eyes: more often would only load the store."""
+
+
+def record_key(run_id: str, task_id: str) -> str:
+    """Return the object key of a task's record."""
+    return f"runs/{run_id}/tasks/{task_id}.json"
+
+
+def read_records(store: ObjectStore, run_id: str) -> dict[str, TaskRecord]:
+    """Return the records of a run by task id; a task that has not begun has none."""
+    records = (TaskRecord.model_validate_json(store.get(key)) for key in store.keys(f"runs/{run_id}/tasks/"))
+    return {record.task_id: record for record in records}
+
+
+class Recorder:
+    """Keeps the record of one task up to date in the store."""
+
+    def __init__(self, store: ObjectStore, request: StageRequest) -> None:
+        self._store = store
+        self._key = record_key(request.run_id, request.task_id)
+        self._progress_at = 0.0
+        self.record = TaskRecord(
+            run_id=request.run_id,
+            task_id=request.task_id,
+            stage=request.stage,
+            state="running",
+            updated_at=datetime.now(UTC),
+        )
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the record and write it.
+
+        Raises:
+            TryAgain: The store is away or full.
+        """
+        self.record = self.record.replace(**changes, updated_at=datetime.now(UTC))
+        self._store.put(self._key, pretty_json(self.record))
+
+    def progress(self, progress: Progress) -> None:
+        """Write how far the task is, unless it was written a moment ago. Never stops the work that it describes."""
+        now = time.monotonic()
+        if now - self._progress_at < SECONDS_BETWEEN_PROGRESS and progress.done < progress.total:
+            return
+        self._progress_at = now
+        try:
+            self.update(progress=progress)
+        except TryAgain as error:
+            logger.warning("progress not recorded: %s", error)

@@ -1,0 +1,38 @@
+"""Stage ``validate``: read the tables, check them, freeze them.
+
+Outputs: ``train``, ``validation``, ``test`` and ``ood-NAME`` (Parquet), ``report`` (JSON), ``docs`` (Data Docs).
+"""
+
+from stillhouse.contract import pretty_json
+from stillhouse.data import freeze, load_tables
+from stillhouse.data.suites import reject_if_critical, validate, write_data_docs
+from stillhouse.stages.context import StageContext, StageOutcome
+from stillhouse.store import fetch_source
+
+
+def run(context: StageContext) -> StageOutcome:
+    """Check and freeze the recipe's data.
+
+    Raises:
+        DataRejected: A table can't be read as the recipe says, or a critical check failed. The report and the Data
+            Docs are stored all the same.
+    """
+    data = context.recipe.data
+    tables = load_tables(data, fetch_source)
+    report = validate(tables, data)
+    docs = context.workspace / "docs"
+    write_data_docs(report, docs)
+    context.save_bytes("report", pretty_json(report), ".json")
+    context.save_tree("docs", docs)
+    reject_if_critical(report)
+    for name, frame in tables.items():
+        path = context.workspace / f"{name}.parquet"
+        freeze(frame, path)
+        context.save_file(name, path)
+    rows = {name: len(frame) for name, frame in tables.items()}
+    warnings = report.num_warnings
+    return StageOutcome(
+        summary=f"{sum(rows.values()):,} rows in {len(rows)} tables pass"
+        + (f", with {warnings} warnings" if warnings else ""),
+        metrics={f"rows.{name}": float(count) for name, count in rows.items()} | {"warnings": float(warnings)},
+    )

@@ -1,0 +1,222 @@
+"""Objects in an S3 bucket, on AWS or any server that speaks its protocol."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config as ClientConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from stillhouse.contract import (
+    ConfigurationError,
+    Conflict,
+    IntegrityError,
+    NotPermitted,
+    StillhouseError,
+    TryAgain,
+)
+from stillhouse.store.atomic import finish, os_errors_explained, unfinished_file
+from stillhouse.store.naming import RESERVED, S3_SCHEME, check_key, check_prefix
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+_MISSING = {"NoSuchKey", "404"}
+_BUSY = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "OperationAborted"}
+
+
+class S3Store:
+    """An `ObjectStore` in a bucket. The version of an object is its ETag.
+
+    Endpoint and credentials come from where boto3 looks for them: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``,
+    ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, the profile files, the instance's role. Every request is tried
+    four times at most.
+
+    Args:
+        root: ``s3://bucket`` or ``s3://bucket/prefix``.
+    """
+
+    def __init__(self, root: str) -> None:
+        bucket, _, prefix = root.removeprefix(S3_SCHEME).rstrip("/").partition("/")
+        if not root.startswith(S3_SCHEME) or not bucket:
+            raise ConfigurationError(f"store {root}: expected s3://BUCKET or s3://BUCKET/PREFIX")
+        self.root = f"{S3_SCHEME}{bucket}" + (f"/{check_key(prefix)}" if prefix else "")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        with self._explained(self.root):
+            self._client = _client(os.getpid(), tuple(sorted(i for i in os.environ.items() if i[0].startswith("AWS_"))))
+
+    def uri(self, key: str) -> str:
+        """Return the URI of ``key``."""
+        return f"{self.root}/{check_key(key)}"
+
+    def exists(self, key: str) -> bool:
+        """Tell whether ``key`` holds an object."""
+        with self._explained(self.uri(key)):
+            try:
+                self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+            except ClientError as error:
+                if _code(error) not in _MISSING:
+                    raise
+                # A HEAD has no body to say whether it is the object or the bucket that is missing.
+                self._client.head_bucket(Bucket=self._bucket)
+                return False
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Return the object's bytes."""
+        return self.get_versioned(key)[0]
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """Return the object's bytes and the version to name in `put_if`."""
+        with self._explained(self.uri(key)):
+            response = self._client.get_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")
+            return response["Body"].read(), response["ETag"]
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace an object."""
+        with self._explained(self.uri(key)):
+            self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256")
+
+    def put_if(self, key: str, data: bytes, *, version: str | None) -> str:
+        """Write only if the object still has ``version``, or, for None, only if there is none."""
+        name = self._key(key)
+        with self._explained(self.uri(key)):
+            try:
+                if version is None:
+                    response = self._client.put_object(
+                        Bucket=self._bucket, Key=name, Body=data, ChecksumAlgorithm="SHA256", IfNoneMatch="*"
+                    )
+                else:
+                    response = self._client.put_object(
+                        Bucket=self._bucket, Key=name, Body=data, ChecksumAlgorithm="SHA256", IfMatch=version
+                    )
+            except ClientError as error:
+                if _status(error) in (409, 412) and error.response["ResponseMetadata"].get("RetryAttempts"):
+                    # The first try may have been carried out and its answer lost: then we met our own write.
+                    found, etag = self.get_versioned(key)
+                    if found == data:
+                        return etag
+                if _status(error) in (409, 412) or (version is not None and _code(error) in _MISSING):
+                    raise Conflict(
+                        f"{self.uri(key)}: somebody else wrote first; read it again and decide anew"
+                    ) from None
+                raise
+        return response["ETag"]
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write or replace an object with the contents of a file, in parts if it is large."""
+        with os_errors_explained(path), self._explained(self.uri(key)), path.open("rb") as file:
+            self._client.upload_fileobj(
+                file, self._bucket, self._key(key), ExtraArgs={"ChecksumAlgorithm": "SHA256"}, Config=_TRANSFER
+            )
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Download an object to ``path``, whose folder exists; the file appears whole or not at all."""
+        with os_errors_explained(path), unfinished_file(path.parent) as (file, temporary):
+            with self._explained(self.uri(key)):
+                self._client.download_fileobj(self._bucket, self._key(key), file, Config=_TRANSFER)
+            finish(file)
+            temporary.replace(path)
+
+    def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Return size in bytes and ETag of every object whose key starts with ``prefix``, sorted by key."""
+        start = self._prefix + check_prefix(prefix)
+        found: dict[str, tuple[int, str]] = {}
+        with self._explained(f"{self.root}/{prefix}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start):
+                for item in page.get("Contents", ()):
+                    found[item["Key"].removeprefix(self._prefix)] = (item["Size"], item["ETag"])
+        # Folder markers, which some tools and servers create, are no objects of ours.
+        kept = {k: v for k, v in found.items() if not k.endswith("/") and k.partition("/")[0] != RESERVED}
+        return dict(sorted(kept.items()))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return the size in bytes of every object whose key starts with ``prefix``, sorted by key."""
+        return {key: size for key, (size, _) in self.listing(prefix).items()}
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """List the keys that start with ``prefix``, sorted."""
+        return list(self.listing(prefix))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; that there is none is no error."""
+        with self._explained(self.uri(key)):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
+
+    def _key(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    @contextmanager
+    def _explained(self, uri: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            if _code(error) in _MISSING and error.operation_name != "HeadBucket":
+                raise FileNotFoundError(f"{uri}: no such object") from None
+            raise _explain_response(error, uri) from error
+        except FlexibleChecksumError as error:
+            raise IntegrityError(f"{uri}: the bytes differ from the checksum that the server keeps") from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise NotPermitted(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except HTTPClientError as error:
+            raise TryAgain(f"{uri}: the S3 server does not answer; check AWS_ENDPOINT_URL and the server") from error
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigurationError(f"{uri}: {_one_line(error)}; check the AWS settings") from error
+
+
+def _explain_response(error: ClientError, uri: str) -> StillhouseError:
+    status, code = _status(error), _code(error)
+    if code == "NoSuchBucket" or error.operation_name == "HeadBucket" and status == 404:
+        return ConfigurationError(f"{uri}: the bucket does not exist; create it, or check AWS_ENDPOINT_URL")
+    if status >= 500 or status == 429 or code in _BUSY:
+        return TryAgain(f"{uri}: the S3 server says {code} ({status}); run again later")
+    if status in (401, 403):
+        return NotPermitted(f"{uri}: the S3 server says {code} ({status}); check the credentials and their rights")
+    return ConfigurationError(f"{uri}: the S3 server says {code} ({status}): {_one_line(error)}")
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "no code"))
+
+
+def _status(error: ClientError) -> int:
+    return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+@lru_cache(maxsize=8)
+def _client(_process: int, _settings: tuple[tuple[str, str], ...]) -> "S3Client":
+    """Make a client, which takes a tenth of a second, once per process and environment."""
+    session = boto3.Session()
+    region = session.region_name or "us-east-1"
+    options = ClientConfig(
+        signature_version="s3v4",
+        retries={"mode": "standard", "total_max_attempts": 4},
+        connect_timeout=5,
+        read_timeout=60,
+    )
+    client = session.client("s3", region_name=region, config=options)
+    if not client.meta.endpoint_url.rstrip("/").endswith("amazonaws.com"):
+        # Servers other than AWS seldom have a DNS name for every bucket.
+        client.close()
+        client = session.client(
+            "s3", region_name=region, config=options.merge(ClientConfig(s3={"addressing_style": "path"}))
+        )
+    return client
