@@ -109,7 +109,7 @@ def recipe_new(
 @recipe_app.command("check")
 def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Check a recipe, its policy and its files without running anything."""
-    from stillhouse.promotion import load_policy
+    from stillhouse.promotion.policy import load_policy
     from stillhouse.stages.catalog import CATALOG
     from stillhouse.store import fingerprint_source
 

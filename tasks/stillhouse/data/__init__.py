@@ -2,6 +2,18 @@
 
 from stillhouse.data.frozen import freeze, load_frozen
 from stillhouse.data.prepare import Dropped, Tables, load_tables
+from stillhouse.data.report import CheckResult, TableFacts, ValidationReport, reject_if_critical
 from stillhouse.data.tables import read_table
 
-__all__ = ["Dropped", "Tables", "freeze", "load_frozen", "load_tables", "read_table"]
+__all__ = [
+    "CheckResult",
+    "Dropped",
+    "TableFacts",
+    "Tables",
+    "ValidationReport",
+    "freeze",
+    "load_frozen",
+    "load_tables",
+    "read_table",
+    "reject_if_critical",
+]

@@ -1,7 +1,7 @@
 """From a recipe's tables to the sets that a run works on: clean, sampled and split, the same on every machine."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +72,10 @@ def load_tables(config: DataConfig, fetch: Callable[[FileSource], Path]) -> Tabl
             frames[name], dropped[name] = _drop_duplicates(frames[name])
     for name, table in named.items():
         if table.duplicates == "drop":
-            kept = frames[name][~also_in_held_out(name, frames)]
-            lost = len(frames[name]) - len(kept)
-            frames[name] = kept
-            dropped[name] = dropped[name].model_copy(update={"held_out": lost})
+            held_out = pd.concat([frames[name].iloc[:0], *(frames[other] for other in held_out_of(name, frames))])
+            leaked = shares_text(frames[name], held_out)
+            frames[name] = frames[name][~leaked]
+            dropped[name] = dropped[name].model_copy(update={"held_out": int(leaked.sum())})
     for name, table in named.items():
         kept = sample(frames[name], table.max_rows, seed=config.splits.seed)
         lost = len(frames[name]) - len(kept)
@@ -88,15 +88,15 @@ def load_tables(config: DataConfig, fetch: Callable[[FileSource], Path]) -> Tabl
     return Tables(frames={n: f.reset_index(drop=True) for n, f in frames.items()}, dropped=dropped)
 
 
-def held_out_of(name: str, names: Mapping[str, object]) -> list[str]:
+def held_out_of(name: str, names: Collection[str]) -> list[str]:
     """Return those of ``names`` that must not share a text with the set ``name``."""
-    return [other for other in names if other.startswith(HELD_OUT.get(name, ())) and other != name]
+    return [other for other in names if name in HELD_OUT and other.startswith(HELD_OUT[name])]
 
 
-def also_in_held_out(name: str, frames: Mapping[str, pd.DataFrame]) -> pd.Series:
-    """Mark the rows of a set whose text occurs in a set that it must not share texts with: bool (N)."""
-    keys = {text_key(text) for other in held_out_of(name, frames) for text in frames[other]["text"]}
-    return frames[name]["text"].map(lambda text: text_key(text) in keys).astype(bool)
+def shares_text(frame: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
+    """Mark the rows of ``frame`` whose text occurs in ``other``, whatever its case and white space: bool (N)."""
+    keys = {text_key(text) for text in other["text"]} - {""}
+    return frame["text"].map(lambda text: text_key(text) in keys).astype(bool)
 
 
 def sample(frame: pd.DataFrame, max_rows: int | None, *, seed: int) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
 
 def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, Dropped]:
     keys = frame["text"].map(text_key)
-    later = keys.duplicated()
+    later = keys.duplicated() & (keys != "")
     first_label = frame["label"].groupby(keys).transform("first")
     conflicting = int((later & (frame["label"] != first_label)).sum())
     return frame[~later], Dropped(duplicates=int(later.sum()), conflicting=conflicting)

@@ -1,6 +1,6 @@
 """What validation found: the file ``validation.json`` of a run, and the error that a failure becomes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,14 @@ class CheckResult(Config):
     """What is checked: ``rows``, ``duplicates``, ``leak-test`` …"""
     expectation: str
     """Type of the Great Expectations expectation behind it."""
+    kwargs: dict[str, Any]
+    """Its arguments; ``column`` is one of the set's profile, see `stillhouse.data.suites.profile`."""
     severity: Literal["critical", "warning"]
     """``critical`` stops the run, ``warning`` only shows."""
     success: bool
     requirement: str
     """What is asked for, in words."""
-    observed: float | str | None = None
+    observed: int | float | str | None = None
     """The figure that was judged; None for checks that look at each row."""
     unexpected_count: int = Field(default=0, ge=0)
     """Rows that don't meet it."""
@@ -66,13 +68,19 @@ class ValidationReport(Config):
         """The other checks that failed."""
         return tuple(check for check in self.checks if not check.success and check.severity == "warning")
 
-    def require_success(self) -> None:
-        """Let accepted data pass.
+    @property
+    def num_warnings(self) -> int:
+        """How many checks other than critical ones failed."""
+        return len(self.warnings)
 
-        Raises:
-            DataRejected: A critical check failed. One line names the first one and says how many there are.
-        """
-        if failures := self.failures:
-            others = len(failures) - 1
-            more = f" ({others} more check{'s' if others > 1 else ''} failed, see the validation report)"
-            raise DataRejected(failures[0].message + (more if others else ""))
+
+def reject_if_critical(report: ValidationReport) -> None:
+    """Let accepted data pass.
+
+    Raises:
+        DataRejected: A critical check failed. One line names the first one and says how many others there are.
+    """
+    if report.failures:
+        first, *others = report.failures
+        more = f" ({len(others)} more check{'s' if len(others) > 1 else ''} failed, see the report)" if others else ""
+        raise DataRejected(first.message + more)

@@ -1,25 +1,22 @@
-"""Great Expectations suites as code: what every set of a run must satisfy.
-
-The suites see a profile of each set, never its text: ids, labels, lengths, digests. What they keep, and what Great
-Expectations prints, can therefore not give away what people wrote.
-"""
+"""Validating the sets of a run with Great Expectations. Importing this takes seconds."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import great_expectations as gx
-import great_expectations.expectations as gxe
+import numpy as np
 import pandas as pd
 
 from stillhouse.contract import StageBug
-from stillhouse.data.docs import render_docs
-from stillhouse.data.prepare import Tables, also_in, held_out_of
-from stillhouse.data.report import LISTED_ROWS, CheckResult, TableFacts, ValidationReport
+from stillhouse.data.checks import Check, build_checks, build_suite
+from stillhouse.data.docs import write_data_docs
+from stillhouse.data.prepare import Tables, held_out_of, shares_text
+from stillhouse.data.report import LISTED_ROWS, CheckResult, TableFacts, ValidationReport, reject_if_critical
 from stillhouse.data.tables import name_rows, text_key
-from stillhouse.recipe import DataChecks, DataConfig
+from stillhouse.recipe import DataConfig
+
+__all__ = ["profile", "reject_if_critical", "suites_as_json", "validate", "write_data_docs"]
 
 RESULT_FORMAT = {
     "result_format": "COMPLETE",
@@ -27,60 +24,65 @@ RESULT_FORMAT = {
     "exclude_unexpected_values": True,
     "partial_unexpected_count": 0,
 }
-"""Rows that fail are named by id, and their values left out."""
+"""Rows that fail are named by id; their values stay out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One expectation, and how to speak about it. Messages may use ``{count}``, ``{rows}`` and ``{observed}``."""
-
-    name: str
-    expectation: Any
-    failure: str
-
-
-def validate(tables: Tables, config: DataConfig, *, docs: Path | None = None) -> ValidationReport:
+def validate(tables: Tables, config: DataConfig) -> ValidationReport:
     """Run the suite of every set.
 
     Args:
         tables: The sets of a run.
         config: Section ``data`` of the recipe.
-        docs: Write Data Docs, one page that needs no other file, into this folder.
 
     Returns:
-        The report, whether or not the data passed; see `ValidationReport.require_success`.
+        The report, whether or not the data passed; see `reject_if_critical`.
+
+    Raises:
+        StageBug: An expectation could not be evaluated.
     """
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas("stillhouse")
-    results: dict[str, Any] = {}
-    checks: list[CheckResult] = []
+    results: list[CheckResult] = []
     for name in tables:
-        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
-        suite_checks = build_checks(name, tables, config)
-        results[name] = batch.get_batch({"dataframe": profile(name, tables)}).validate(
-            build_suite(name, suite_checks), result_format=RESULT_FORMAT
-        )
-        checks += _results(name, suite_checks, results[name])
-    report = ValidationReport(
-        success=all(check.success for check in checks if check.severity == "critical"),
+        checks = build_checks(name, tables, config)
+        asset = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
+        batch = asset.get_batch({"dataframe": profile(name, tables)})
+        outcome = batch.validate(build_suite(name, checks), result_format=RESULT_FORMAT)
+        results += _results(name, checks, outcome)
+    return ValidationReport(
+        success=all(result.success for result in results if result.severity == "critical"),
         tables={name: _facts(frame, config.labels) for name, frame in tables.items()},
         dropped=tables.dropped,
-        checks=tuple(checks),
+        checks=tuple(results),
     )
-    if docs is not None:
-        docs.mkdir(parents=True, exist_ok=True)
-        (docs / "index.html").write_text(render_docs(report, results), encoding="utf-8")
-    return report
+
+
+def suites_as_json(names: Collection[str], config: DataConfig) -> dict[str, Any]:
+    """Return the suites of all sets as plain data, for people to review and for a snapshot to pin."""
+    suites = {name: build_suite(name, build_checks(name, names, config)) for name in names}
+    return {
+        name: [
+            {
+                "check": expectation.meta["check"],
+                "expectation": expectation.expectation_type,
+                "severity": str(expectation.severity.value),
+                "requirement": expectation.description,
+                "kwargs": expectation.configuration.kwargs,
+            }
+            for expectation in suite.expectations
+        ]
+        for name, suite in suites.items()
+    }
 
 
 def profile(name: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Describe every row of the set ``name`` without its text.
 
     Returns:
-        One row per row of the set: ``id``; ``label``; ``label_share``, the share of the set's rows with its label;
-        ``characters`` of the stripped text, NaN without a text; ``text_digest``, equal for texts that differ only in
-        case and white space, None without a text; and ``in_SET`` for every set that must not share a text with this one.
+        One row for each row of the set: ``id``; ``label``; ``label_share``, the share of the set's rows with that
+        label; ``characters`` of the stripped text, NaN without one; ``text_digest``, equal for texts that differ only
+        in case and white space, None without one; and ``in_SET`` for every set that must not share a text with it.
     """
     frame = tables[name]
     texts = frame["text"]
@@ -88,47 +90,56 @@ def profile(name: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         "id": frame["id"],
         "label": frame["label"],
         "label_share": frame["label"].map(frame["label"].value_counts(normalize=True)),
-        "characters": texts.map(lambda text: None if text is None else len(text.strip())).astype(float),
+        "characters": texts.map(lambda text: len(text.strip()) or None).astype(float),
         "text_digest": texts.map(_text_digest).astype(object),
     }
-    others = {f"in_{other}": also_in(frame, [tables[other]]) for other in held_out_of(name, tables)}
-    return pd.DataFrame(columns | others)
+    return pd.DataFrame(columns | {f"in_{o}": shares_text(frame, tables[o]) for o in held_out_of(name, tables)})
 
 
-def build_checks(name: str, names: Sequence[str] | Mapping[str, Any], config: DataConfig) -> list[Check]:
-    """Return the checks of the set ``name``, given the names of all sets."""
-    bounds = config.checks
-    checks = [*_row_checks(bounds), *_text_checks(bounds), *_label_checks(config.labels)]
-    if name == "train":
-        checks += _balance_checks(config.labels, bounds)
-    return checks + [_leak_check(other) for other in held_out_of(name, names)]
+def _text_digest(text: str) -> str | None:
+    key = text_key(text)
+    return hashlib.sha256(key.encode()).hexdigest() if key else None
 
 
-def build_suite(name: str, checks: Sequence[Check]) -> Any:
-    """Return the `gx.ExpectationSuite` of a set; expectations carry their check's name as ``meta.check``."""
-    return gx.ExpectationSuite(name=name, expectations=[check.expectation for check in checks])
+def _results(table: str, checks: Sequence[Check], outcome: Any) -> list[CheckResult]:
+    """Translate what Great Expectations found, in the order of the checks."""
+    by_name = {found.expectation_config.meta["check"]: found for found in outcome.results}
+    return [_result(table, check, by_name[check.name]) for check in checks]
 
 
-def _row_checks(bounds: DataChecks) -> list[Check]:
-    return [
-        Check(
-            name="rows",
-            expectation=gxe.ExpectTableRowCountToBeBetween(
-                min_value=bounds.min_rows,
-                description=f"The set has at least {bounds.min_rows} rows.",
-            ),
-            failure=f"only {{observed}} rows of at least {bounds.min_rows}; add data or lower data.checks.min_rows",
-        ),
-        Check(
-            name="ids",
-            expectation=gxe.ExpectColumnValuesToBeUnique(column="id", description="No id occurs twice."),
-            failure="{count} share their id with another row ({rows}); make ids unique or leave id_column out",
-        ),
-        Check(
-            name="label-type",
-            expectation=gxe.ExpectColumnValuesToBeOfType(
-                column="label", type_="int64", description="Labels are indices into the label set."
-            ),
-            failure="labels are no int64; read the table with read_table",
-        ),
-    ]
+def _result(table: str, check: Check, found: Any) -> CheckResult:
+    if not found.result:
+        raise StageBug(f"{table}: Great Expectations could not evaluate the check '{check.name}'; report this")
+    ids = [str(row) for entry in found.result.get("unexpected_index_list") or () for row in entry["id"]]
+    observed = found.result.get("observed_value")
+    if isinstance(observed, np.generic):
+        observed = observed.item()
+    message = check.failure.format(
+        num_rows=f"{len(ids)} row{'' if len(ids) == 1 else 's'}",
+        rows=name_rows(ids),
+        observed=f"{observed:.4g}" if isinstance(observed, float) else observed,
+    )
+    return CheckResult(
+        table=table,
+        name=check.name,
+        expectation=check.expectation.expectation_type,
+        kwargs=check.expectation.configuration.kwargs,
+        severity=check.expectation.severity.value,
+        success=found.success,
+        requirement=check.expectation.description,
+        observed=observed,
+        unexpected_count=len(ids),
+        unexpected_rows=tuple(ids[:LISTED_ROWS]),
+        message="" if found.success else f"{table}: {message}",
+    )
+
+
+def _facts(frame: pd.DataFrame, labels: Sequence[str]) -> TableFacts:
+    counts = frame["label"].value_counts()
+    characters = frame["text"].map(len)
+    return TableFacts(
+        rows=len(frame),
+        labels={label: int(counts.get(index, 0)) for index, label in enumerate(labels)},
+        mean_characters=round(float(characters.mean()), 1),
+        max_characters=int(characters.max()),
+    )

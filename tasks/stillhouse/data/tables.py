@@ -26,7 +26,7 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
         name: Name of the table, for messages.
 
     Returns:
-        Columns ``id: str``, ``text: str`` (None where the file has none) and ``label: int64``, in the file's order.
+        Columns ``id: str``, ``text: str`` (empty where the file has none) and ``label: int64``, in the file's order.
 
     Raises:
         DataRejected: The file is not of its format, lacks a column, has no rows, or has a label outside the label set.
@@ -45,7 +45,7 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     return pd.DataFrame(
         {
             "id": ids.to_numpy(dtype=object),
-            "text": [None if _is_missing(text) else text for text in texts],
+            "text": ["" if _is_missing(text) else text for text in texts],
             "label": label_indices(columns[table.label_column], table.label_rule, labels, ids=ids, name=name),
         }
     ).astype({"id": object, "text": object})
@@ -80,9 +80,9 @@ def label_indices(
     return indices.to_numpy(dtype=np.int64)
 
 
-def text_key(text: str | None) -> str:
+def text_key(text: str) -> str:
     """Return what makes two texts the same: their words without regard to case and white space."""
-    return " ".join((text or "").split()).casefold()
+    return " ".join(text.split()).casefold()
 
 
 def name_rows(ids: Iterable[object]) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 UNIT = 2.0**20
 """Fixed-point units in 1."""
@@ -32,9 +33,9 @@ class Answers:
     """Items of which the model saw only the beginning."""
 
     @property
-    def correct_N(self) -> npt.NDArray[np.bool_]:
+    def correct_N(self) -> Bools:
         """Whether each item is right."""
-        return self.predictions_N == self.labels_N
+        return np.equal(self.predictions_N, self.labels_N)
 
 
 def f1_columns(labels_N: Ints, predictions_N: Ints, num_labels: int) -> Floats:
@@ -57,7 +58,8 @@ def macro_f1(sums_RC: Floats) -> Floats:
     hits_RC, labels_RC, predictions_RC = np.split(sums_RC, 3, axis=1)
     occurs_RC = labels_RC > 0
     f1_RC = 2 * hits_RC / np.where(occurs_RC, labels_RC + predictions_RC, 1)
-    return np.where(occurs_RC, f1_RC, 0).sum(axis=1) / occurs_RC.sum(axis=1)
+    means_R: Floats = np.mean(f1_RC, axis=1, where=occurs_RC)
+    return means_R
 
 
 def calibration_bins(confidences_N: Floats, num_bins: int) -> Ints:
@@ -69,7 +71,7 @@ def calibration_bins(confidences_N: Floats, num_bins: int) -> Ints:
     return bins_N
 
 
-def ece_columns(confidences_N: Floats, correct_N: npt.NDArray[np.bool_], num_bins: int) -> Floats:
+def ece_columns(confidences_N: Floats, correct_N: Bools, num_bins: int) -> Floats:
     """Per item, in its bin's column: confidence minus correctness in fixed point, shape (N, B); see `ece`."""
     bins_N = calibration_bins(confidences_N, num_bins)
     columns_NB = np.zeros((len(bins_N), bins_N.max() + 1))
@@ -90,7 +92,8 @@ def ece(sums_RB: Floats, num_items: int) -> Floats:
     Returns:
         Shape (R).
     """
-    return np.abs(sums_RB).sum(axis=1) / (UNIT * num_items)
+    gaps_R: Floats = np.abs(sums_RB).sum(axis=1)
+    return gaps_R / (UNIT * num_items)
 
 
 def loss_column(losses_N: Floats) -> Floats:

@@ -11,12 +11,11 @@
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 from stillhouse.contract import Estimate
-from stillhouse.evaluation.metrics import Floats
+from stillhouse.evaluation.metrics import Bools, Floats
 
 CHUNK_CELLS = 4_000_000
 """Resampled items held at once: bounds memory to some 100 MB, whatever the size of the suite."""
@@ -77,7 +76,7 @@ def proportion_estimate(hits: int, n: int, *, confidence: float) -> Estimate:
     return _estimate(share, interval.low, interval.high, float(np.sqrt(share * (1 - share) / n)), n)
 
 
-def mcnemar_p_value(correct_N: npt.NDArray[np.bool_], baseline_correct_N: npt.NDArray[np.bool_]) -> float:
+def mcnemar_p_value(correct_N: Bools, baseline_correct_N: Bools) -> float:
     """Return the exact two-sided McNemar test that two models are equally often right; 1 if they never differ."""
     wins = int((correct_N & ~baseline_correct_N).sum())
     losses = int((~correct_N & baseline_correct_N).sum())

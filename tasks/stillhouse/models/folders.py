@@ -30,12 +30,16 @@ def check_model_folder(folder: Path) -> None:
         raise ConfigurationError(f"model folder {folder} has no config.json; give a folder saved by save_pretrained")
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _read_json(folder / name):
-            raise ConfigurationError(f"model folder {folder} asks for custom code (auto_map in {name}); use a built-in one")
+            raise ConfigurationError(
+                f"model folder {folder} asks for custom code (auto_map in {name}); use a built-in one"
+            )
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles:
-        raise ConfigurationError(f"model folder {folder} has pickled weights only ({pickles[0]}); convert to safetensors")
+        raise ConfigurationError(
+            f"model folder {folder} has pickled weights only ({pickles[0]}); convert to safetensors"
+        )
     raise ConfigurationError(f"model folder {folder} has no weights; add model.safetensors")
 
 

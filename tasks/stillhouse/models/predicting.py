@@ -74,7 +74,9 @@ def predict(
                 on_progress(_progress(done, len(texts), time.monotonic() - started))
     if not np.isfinite(logits_NC).all():
         count = int((~np.isfinite(logits_NC)).any(axis=1).sum())
-        raise DataRejected(f"the model gave NaN or infinite logits for {count} of {len(texts)} texts; check its weights")
+        raise DataRejected(
+            f"the model gave NaN or infinite logits for {count} of {len(texts)} texts; check its weights"
+        )
     return Predictions(
         logits_NC=logits_NC,
         truncated_N=np.asarray(encoded.truncated, dtype=np.bool_),
@@ -85,4 +87,6 @@ def predict(
 
 def _progress(done: int, total: int, seconds: float) -> Progress:
     rate = done / max(seconds, 1e-9)
-    return Progress(done=done, total=total, unit="texts", rate=rate, rate_unit="texts", seconds_left=(total - done) / rate)
+    return Progress(
+        done=done, total=total, unit="texts", rate=rate, rate_unit="texts", seconds_left=(total - done) / rate
+    )

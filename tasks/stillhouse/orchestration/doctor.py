@@ -73,7 +73,9 @@ def _disk(folder: Path) -> Iterator[Finding]:
     yield Finding(
         subject="disk",
         found=f"{free / GIB:.0f} GiB free" + ("" if writable else ", not writable"),
-        remedy="" if free >= MIN_FREE_BYTES and writable else f"{MIN_FREE_BYTES // GIB} GiB of writable space are needed",
+        remedy=""
+        if free >= MIN_FREE_BYTES and writable
+        else f"{MIN_FREE_BYTES // GIB} GiB of writable space are needed",
     )
 
 

@@ -36,6 +36,8 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     caches = {f"cache-{shard}": (task, "cache") for shard, task in enumerate(shards)}
     arms = recipe.distillation.arms
     needs_hidden = recipe.distillation.hidden_weight > 0
+    sets = ["train", "validation", "test", *(f"ood-{ood.name}" for ood in recipe.data.ood)]
+    data = {f"data-{name}": ("validate", name) for name in sets}
     test_sets = {"test": ("validate", "test")} | {
         f"ood-{ood.name}": ("validate", f"ood-{ood.name}") for ood in recipe.data.ood
     }
@@ -59,9 +61,7 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
                 task_id=f"distill-{arm}",
                 stage="distill",
                 parameters={"arm": arm},
-                inputs=train
-                | {"start": ("initialise", "model")}
-                | (teacher | caches if arm == "kd" else {}),
+                inputs=train | {"start": ("initialise", "model")} | (teacher | caches if arm == "kd" else {}),
             )
             for arm in arms
         ),
@@ -76,6 +76,7 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
                 "timings": ("evaluate", "timings"),
                 "model": ("distill-kd", "model"),
             }
+            | data
             | histories,
         ),
         PlannedTask(

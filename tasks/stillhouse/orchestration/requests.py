@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from stillhouse.contract import Artifact, IntegrityError, ResultRef, StageRequest, StageResult, sha256_of
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import PlannedTask
-from stillhouse.promotion import Ledger
+from stillhouse.promotion.ledger import Ledger
 from stillhouse.recipe import Recipe
 from stillhouse.store import locate, open_store
 

@@ -21,6 +21,8 @@ from stillhouse.promotion.policy import (
 )
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+Judgement = tuple[Outcome, str]
+"""An outcome and its reason."""
 
 
 def decide(
@@ -115,15 +117,15 @@ def _judge(rule: Rule, suite: SuiteSummary, summary: EvaluationSummary, champion
         return _outcome(rule, suite, "fail", None, bound, "the evidence lacks this figure")
     if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
         return _outcome(rule, suite, "fail", None, bound, "the figure is not a number")
-    outcome = settle(estimate, bound)
-    return _outcome(rule, suite, outcome, estimate, bound, _reason(outcome, estimate, bound))
+    outcome, reason = settle(estimate, bound)
+    return _outcome(rule, suite, outcome, estimate, bound, reason)
 
 
 def _question(
     rule: AccuracyFloor | Retention | BeatsStart | OodDrop | NotWorseThanChampion,
     suite: SuiteSummary,
     summary: EvaluationSummary,
-) -> tuple[Estimate | None, float, Callable[[Estimate, float], Outcome]]:
+) -> tuple[Estimate | None, float, Callable[[Estimate, float], Judgement]]:
     """Return the figure that the rule judges, its bound, and how the one settles the other."""
     match rule:
         case AccuracyFloor():
@@ -144,30 +146,56 @@ def _difference(summary: EvaluationSummary, suite: SuiteSummary, baseline: str) 
     return comparison.difference if comparison and comparison.model == summary.candidate else None
 
 
-def _at_least(estimate: Estimate, bound: float) -> Outcome:
+def _at_least(estimate: Estimate, bound: float) -> Judgement:
     """A floor: the figure itself below it fails, the interval must clear it to pass."""
     if estimate.value < bound:
-        return "fail"
-    return "pass" if estimate.low >= bound else "inconclusive"
+        return "fail", f"{_number(estimate.value)} is below {bound:g}"
+    if estimate.low >= bound:
+        return "pass", f"the interval starts at {_number(estimate.low)}, at or above {bound:g}"
+    return "inconclusive", _straddles(estimate, bound)
 
 
-def _above(estimate: Estimate, bound: float) -> Outcome:
+def _above(estimate: Estimate, bound: float) -> Judgement:
+    """Superiority: as a floor, but a tie is not enough."""
     if estimate.value <= bound:
-        return "fail"
-    return "pass" if estimate.low > bound else "inconclusive"
+        return "fail", f"{_number(estimate.value)} is not above {bound:g}"
+    if estimate.low > bound:
+        return "pass", f"the interval starts at {_number(estimate.low)}, above {bound:g}"
+    return "inconclusive", _straddles(estimate, bound)
 
 
-def _not_below(estimate: Estimate, bound: float) -> Outcome:
+def _not_below(estimate: Estimate, bound: float) -> Judgement:
     """Non-inferiority: only an interval wholly below the bound is worse."""
     if estimate.high < bound:
-        return "fail"
-    return "pass" if estimate.low >= bound else "inconclusive"
+        return "fail", f"the interval ends at {_number(estimate.high)}, below {bound:g}"
+    if estimate.low >= bound:
+        return "pass", f"the interval starts at {_number(estimate.low)}, at or above {bound:g}"
+    return "inconclusive", _straddles(estimate, bound)
 
 
-def _at_most(estimate: Estimate, bound: float) -> Outcome:
+def _at_most(estimate: Estimate, bound: float) -> Judgement:
+    """A ceiling, by the interval alone."""
     if estimate.low > bound:
-        return "fail"
-    return "pass" if estimate.high <= bound else "inconclusive"
+        return "fail", f"the interval starts at {_number(estimate.low)}, above {bound:g}"
+    if estimate.high <= bound:
+        return "pass", f"the interval ends at {_number(estimate.high)}, at or below {bound:g}"
+    return "inconclusive", _straddles(estimate, bound)
+
+
+def _straddles(estimate: Estimate, bound: float) -> str:
+    """Say so, and how many items would settle it if the figure stayed: a width falls with the root of n."""
+    text = f"the interval [{_number(estimate.low)}, {_number(estimate.high)}] straddles {bound:g}"
+    distance = abs(estimate.value - bound)
+    side = estimate.value - estimate.low if estimate.value > bound else estimate.high - estimate.value
+    if distance < side / 10:
+        return text
+    needed = math.ceil(estimate.n * (side / distance) ** 2)
+    magnitude = 10 ** max(len(str(needed)) - 2, 0)
+    return f"{text}; about {math.ceil(needed / magnitude) * magnitude:,} items would settle it if the figure stayed"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _outcome(
@@ -181,27 +209,6 @@ def _outcome(
         bound=bound,
         reason=reason,
     )
-
-
-def _reason(outcome: Outcome, estimate: Estimate, bound: float) -> str:
-    if outcome == "pass":
-        return "the whole interval meets the bound"
-    if outcome == "fail":
-        missed = "the whole interval misses" if not estimate.low <= bound <= estimate.high else "the figure misses"
-        return f"{missed} the bound {bound:g}"
-    interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"the interval {interval} straddles the bound {bound:g}{_items_needed(estimate, bound)}"
-
-
-def _items_needed(estimate: Estimate, bound: float) -> str:
-    """Say how many items would settle it if the figure stayed: an interval's width falls with the root of n."""
-    distance = abs(estimate.value - bound)
-    side = estimate.value - estimate.low if estimate.value > bound else estimate.high - estimate.value
-    if distance < side / 100:
-        return ""
-    needed = math.ceil(estimate.n * (side / distance) ** 2)
-    magnitude = 10 ** max(len(str(needed)) - 2, 0)
-    return f"; about {math.ceil(needed / magnitude) * magnitude:,} items would settle it if the figure stayed"
 
 
 def _notes(policy: Policy, summary: EvaluationSummary, model_sha256: str, champion_sha256: str | None) -> Iterator[str]:

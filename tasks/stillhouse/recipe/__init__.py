@@ -8,6 +8,7 @@ from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig, StageNa
 from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PromotionConfig
 from stillhouse.recipe.recipe import Recipe
 from stillhouse.recipe.sources import FileSource, HubSource, ModelSource, PathSource, S3Source, WheelSource
+from stillhouse.recipe.template import new_recipe
 
 __all__ = [
     "Config",
@@ -40,6 +41,7 @@ __all__ = [
     "WheelSource",
     "explain",
     "load_recipe",
+    "new_recipe",
     "parse_recipe",
     "read_yaml",
 ]

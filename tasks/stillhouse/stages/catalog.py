@@ -112,7 +112,15 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="decide",
             reads=_reads(*Recipe.model_fields),
-            code=("promotion.gate", "promotion.policy", "evaluation"),
+            code=(
+                "promotion.gate",
+                "promotion.policy",
+                "data.report",
+                "data.prepare",
+                "data.tables",
+                "data.reading",
+                "evaluation",
+            ),
             distributions=("jinja2", "matplotlib"),
             sources=lambda recipe: {"policy": PathSource(path=recipe.gate.policy)},
         ),

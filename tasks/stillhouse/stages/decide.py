@@ -3,12 +3,15 @@
 Outputs: ``decision`` (JSON), ``card`` (Markdown), ``report`` (HTML).
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from stillhouse.contract import Decision, EvaluationSummary, Timings, TrainingHistory, pretty_json
-from stillhouse.evaluation import ReportInputs, read_records, render_card, render_report
-from stillhouse.promotion import decide, load_policy
+from stillhouse.contract import Artifact, Decision, EvaluationSummary, Timings, TrainingHistory, pretty_json
+from stillhouse.data.report import ValidationReport
+from stillhouse.evaluation import ReportInputs, TableFacts, read_records, render_card, render_report
+from stillhouse.promotion.gate import decide
+from stillhouse.promotion.policy import load_policy
+from stillhouse.recipe import Recipe
 from stillhouse.stages.context import StageContext, StageOutcome
 
 
@@ -29,23 +32,41 @@ def run(context: StageContext) -> StageOutcome:
     )
     context.save_bytes("decision", pretty_json(decision), ".json")
     context.save_bytes("card", render_card(decision, summary).encode(), ".md")
-    report = render_report(
-        ReportInputs(
-            recipe=context.recipe,
-            summary=summary,
-            timings=Timings.model_validate_json(context.input("timings").read_bytes()),
-            decision=decision,
-            records=read_records(context.input("records")),
-            histories={
-                name.removeprefix("history-"): TrainingHistory.model_validate_json(path.read_bytes())
-                for name, path in context.inputs("history-.+")
-            },
-            validation=json.loads(context.input("validation").read_bytes()),
-            inputs=inputs,
-        )
-    )
+    report = render_report(_report_inputs(context, summary, decision))
     context.save_bytes("report", report.encode(), ".html")
     return StageOutcome(summary=_headline(decision), metrics=_counts(decision))
+
+
+def _report_inputs(context: StageContext, summary: EvaluationSummary, decision: Decision) -> ReportInputs:
+    validation = ValidationReport.model_validate_json(context.input("validation").read_bytes())
+    return ReportInputs(
+        recipe=context.recipe,
+        decision=decision,
+        summary=summary,
+        timings=Timings.model_validate_json(context.input("timings").read_bytes()),
+        records=read_records(context.input("records")),
+        histories={
+            name.removeprefix("history-"): TrainingHistory.model_validate_json(path.read_bytes())
+            for name, path in context.inputs("history-.+")
+        },
+        tables=_table_facts(context.recipe, validation, context.request.inputs),
+        checks=validation.checks,
+        digests={name: artifact.sha256 for name, artifact in context.request.inputs.items()},
+    )
+
+
+def _table_facts(recipe: Recipe, validation: ValidationReport, inputs: Mapping[str, Artifact]) -> list[TableFacts]:
+    named = recipe.data.named_tables()
+    return [
+        TableFacts(
+            name=name,
+            num_rows=facts.rows,
+            sha256=inputs[f"data-{name}"].sha256,
+            licence=named.get(name, recipe.data.train).licence,
+            origin=named.get(name, recipe.data.train).origin,
+        )
+        for name, facts in validation.tables.items()
+    ]
 
 
 def _headline(decision: Decision) -> str:

@@ -3,11 +3,14 @@
 Outputs: ``records`` (Parquet, one row per model and item), ``summary`` and ``timings`` (JSON).
 """
 
-import pyarrow as pa
+from collections.abc import Callable
+from functools import partial
 
-from stillhouse.contract import EvaluationSummary, pretty_json
+from datasets import Dataset
+
+from stillhouse.contract import EvaluationSummary, Progress, pretty_json
 from stillhouse.data.frozen import load_frozen
-from stillhouse.evaluation import Suite, measure, score, summarise, write_records
+from stillhouse.evaluation import SuiteInfo, measure, read_records, score, summarise, write_records
 from stillhouse.models import configure_torch, load_classifier, load_tokenizer, predict
 from stillhouse.stages.context import StageContext, StageOutcome
 
@@ -23,52 +26,52 @@ def run(context: StageContext) -> StageOutcome:
     """
     recipe, config = context.recipe, context.recipe.evaluation
     configure_torch(threads=context.cpus, seed=config.seed)
-    suites = _suites(context)
+    suites, sets = _suites(context)
     models = {
         name: (load_classifier(folder, recipe.data.labels), load_tokenizer(folder))
         for name, folder in ((name, context.input(name)) for name in MODELS if name in context.request.inputs)
     }
-    progress = context.progress("items", total=len(models) * sum(len(suite.rows) for suite in suites))
+    progress = context.progress("items", total=len(models) * sum(len(rows) for rows in sets.values()))
     done = 0
-    tables = []
+    records = []
     for name, (model, tokenizer) in models.items():
-        for suite in suites:
+        for suite, rows in sets.items():
             predictions = predict(
                 model,
                 tokenizer,
-                suite.rows["text"],
+                list(rows["text"]),
                 batch_size=config.batch_size,
                 max_tokens=recipe.training.max_tokens,
-                on_progress=lambda items, before=done: progress(before + items),
+                on_progress=partial(_report, progress, done),
             )
-            done += len(suite.rows)
-            tables.append(score(name, suite, predictions))
-    records = pa.concat_tables(tables)
+            done += len(rows)
+            records.append(score(name, suite, rows, predictions))
     path = context.workspace / "records.parquet"
     write_records(records, path)
     context.save_file("records", path)
-    summary = summarise(records, suites=suites, config=config, candidate="kd")
+    summary = summarise(read_records(path), config=config, suites=suites)
     context.save_bytes("summary", pretty_json(summary), ".json")
-    timings = measure(
-        models, suites[0].rows["text"], config=config, max_tokens=recipe.training.max_tokens, threads=context.cpus
-    )
+    texts = list(sets[suites[0].name]["text"])
+    timings = measure(models, texts, config=config, max_tokens=recipe.training.max_tokens)
     context.save_bytes("timings", pretty_json(timings), ".json")
     return StageOutcome(summary=_headline(summary), metrics=_metrics(summary))
 
 
-def _suites(context: StageContext) -> list[Suite]:
-    names = {"test": (context.recipe.data.domain, "in-domain")} | {
-        f"ood-{ood.name}": (ood.name, ood.kind) for ood in context.recipe.data.ood
-    }
-    return [
-        Suite(
-            name=name,
-            kind=kind,
-            rows=load_frozen(context.input(source)),
-            items_sha256=context.request.inputs[source].sha256,
-        )
-        for source, (name, kind) in names.items()
-    ]
+def _report(progress: Callable[[float], None], before: int, part: Progress) -> None:
+    progress(before + part.done)
+
+
+def _suites(context: StageContext) -> tuple[list[SuiteInfo], dict[str, Dataset]]:
+    """Return what is known of each suite, the in-domain one first, and its frozen rows by name."""
+    data = context.recipe.data
+    test = SuiteInfo(name=data.domain, kind="in-domain", items_sha256=context.request.inputs["test"].sha256)
+    suites, sets = [test], {data.domain: load_frozen(context.input("test"))}
+    for ood in data.ood:
+        source = f"ood-{ood.name}"
+        digest = context.request.inputs[source].sha256
+        suites.append(SuiteInfo(name=ood.name, kind=ood.kind, items_sha256=digest))
+        sets[ood.name] = load_frozen(context.input(source))
+    return suites, sets
 
 
 def _headline(summary: EvaluationSummary) -> str:

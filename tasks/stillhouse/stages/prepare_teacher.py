@@ -5,7 +5,7 @@ Outputs: ``model`` (safetensors, tokenizer, config), ``history`` (JSON) if it wa
 
 from stillhouse.contract import pretty_json
 from stillhouse.data.frozen import load_frozen
-from stillhouse.losses import cross_entropy_only
+from stillhouse.losses import build_loss
 from stillhouse.models import check_model_folder, configure_torch, load_classifier, load_tokenizer, save_model
 from stillhouse.recipe import TrainingConfig
 from stillhouse.stages.context import StageContext, StageOutcome
@@ -54,8 +54,7 @@ def _finetune(context: StageContext, config: TrainingConfig, model: object, toke
             tokenizer=tokenizer,
             rows=load_frozen(context.input("train")),
             config=config,
-            loss=cross_entropy_only(),
-            teacher=None,
+            loss=build_loss(context.recipe.distillation, arm="sft"),
             workspace=context.workspace,
             on_progress=context.report_progress,
             on_point=context.report_point,

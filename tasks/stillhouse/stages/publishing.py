@@ -39,9 +39,7 @@ class Publisher:
         recipe = request.parsed_recipe()
         tracking = Tracking(request.tracking_uri, f"{EXPERIMENT_PREFIX}/{recipe.name}")
         tracking.open_workflow(request.run_id, recipe)
-        return cls(
-            tracking=tracking, mlflow_run_id=tracking.open_task(request.run_id, request.task_id, request.stage)
-        )
+        return cls(tracking=tracking, mlflow_run_id=tracking.open_task(request.run_id, request.task_id, request.stage))
 
     def live(self) -> Callable[[HistoryPoint], None]:
         """Return what draws a training's curves while it runs."""

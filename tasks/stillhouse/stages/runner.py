@@ -81,9 +81,7 @@ def _run(request: StageRequest, recorder: Recorder, work: Path) -> ResultRef:
     return reference
 
 
-def _work(
-    request: StageRequest, key: str, workspace: Path, recorder: Recorder, publisher: Publisher
-) -> StageResult:
+def _work(request: StageRequest, key: str, workspace: Path, recorder: Recorder, publisher: Publisher) -> StageResult:
     spec = CATALOG[request.stage]
     started = _first_start(workspace)
     context = StageContext(
@@ -156,7 +154,7 @@ def _record_failure(recorder: Recorder, error: BaseException) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return one line for people about ``error``; an unexpected exception is named by type only, its text may hold data."""
+    """Return one line for people about ``error``. An unexpected one is named by type only: its text may hold data."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; run again to go on from what is done"
     if exit_code_of(error) == StageBug.exit_code and not isinstance(error, StageBug):

@@ -4,7 +4,7 @@ Outputs: ``cache`` (logits, and hidden states if a term needs them, with a manif
 """
 
 from stillhouse.data.frozen import load_frozen
-from stillhouse.models import configure_torch, encode, load_classifier, load_tokenizer, predict, tokenizer_sha256
+from stillhouse.models import configure_torch, load_classifier, load_tokenizer, predict, tokenizer_sha256
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.teacher import CacheIdentity, shard_indices, write_cache
 
@@ -25,17 +25,17 @@ def run(context: StageContext) -> StageOutcome:
     predictions = predict(
         model,
         tokenizer,
-        rows["text"],
+        list(rows["text"]),
         batch_size=recipe.teacher.batch_size,
         max_tokens=max_tokens,
         hidden=parameters["hidden"],
-        on_progress=context.progress("samples", total=len(rows)),
+        on_progress=context.report_progress,
     )
     target = context.workspace / "cache"
     write_cache(
         target,
-        ids=rows["id"],
-        token_ids=encode(tokenizer, rows["text"], max_tokens).ids,
+        ids=list(rows["id"]),
+        token_ids=predictions.token_ids,
         predictions=predictions,
         identity=CacheIdentity(
             teacher_sha256=context.request.inputs["teacher"].sha256,

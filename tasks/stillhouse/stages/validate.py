@@ -5,7 +5,9 @@ Outputs: ``train``, ``validation``, ``test`` and ``ood-NAME`` (Parquet), ``repor
 
 from stillhouse.contract import pretty_json
 from stillhouse.data import freeze, load_tables
-from stillhouse.data.suites import reject_if_critical, validate, write_data_docs
+from stillhouse.data.docs import write_data_docs
+from stillhouse.data.report import reject_if_critical
+from stillhouse.data.suites import validate
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.store import fetch_source
 
@@ -19,8 +21,8 @@ def run(context: StageContext) -> StageOutcome:
     """
     data = context.recipe.data
     tables = load_tables(data, fetch_source)
-    report = validate(tables, data)
     docs = context.workspace / "docs"
+    report = validate(tables, data)
     write_data_docs(report, docs)
     context.save_bytes("report", pretty_json(report), ".json")
     context.save_tree("docs", docs)
@@ -30,7 +32,7 @@ def run(context: StageContext) -> StageOutcome:
         freeze(frame, path)
         context.save_file(name, path)
     rows = {name: len(frame) for name, frame in tables.items()}
-    warnings = report.num_warnings
+    warnings = len(report.warnings)
     return StageOutcome(
         summary=f"{sum(rows.values()):,} rows in {len(rows)} tables pass"
         + (f", with {warnings} warnings" if warnings else ""),

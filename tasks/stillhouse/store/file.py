@@ -25,7 +25,8 @@ class FileStore:
     """An `ObjectStore` in a folder. The version of an object is the SHA-256 of its bytes.
 
     Objects are written to ``.stillhouse/unfinished`` below the root, synchronised, then renamed. Every change of a key
-    happens under one of 256 lock files, which the operating system releases when their holder dies.
+    happens under one of 256 lock files, which the operating system releases when their holder dies. Unlike in a bucket,
+    a key can't be the folder of another.
 
     Args:
         folder: The root. It is created by the first write.
@@ -89,11 +90,16 @@ class FileStore:
     def get_file(self, key: str, path: Path) -> None:
         """Copy an object to ``path``, whose folder exists; the file appears whole or not at all."""
         source = self.path(key)
-        with os_errors_explained(source), self._missing_explained(key), source.open("rb") as opened:
-            with os_errors_explained(path), unfinished_file(path.parent) as (file, temporary):
-                shutil.copyfileobj(opened, file, 1 << 20)
-                finish(file)
-                temporary.replace(path)
+        with (
+            os_errors_explained(source),
+            self._missing_explained(key),
+            source.open("rb") as opened,
+            os_errors_explained(path),
+            unfinished_file(path.parent) as (file, temporary),
+        ):
+            shutil.copyfileobj(opened, file, 1 << 20)
+            finish(file)
+            temporary.replace(path)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return the size in bytes of every object whose key starts with ``prefix``, sorted by key."""

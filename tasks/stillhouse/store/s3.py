@@ -180,7 +180,7 @@ class S3Store:
 
 def _explain_response(error: ClientError, uri: str) -> StillhouseError:
     status, code = _status(error), _code(error)
-    if code == "NoSuchBucket" or error.operation_name == "HeadBucket" and status == 404:
+    if code == "NoSuchBucket" or (error.operation_name == "HeadBucket" and status == 404):
         return ConfigurationError(f"{uri}: the bucket does not exist; create it, or check AWS_ENDPOINT_URL")
     if status >= 500 or status == 429 or code in _BUSY:
         return TryAgain(f"{uri}: the S3 server says {code} ({status}); run again later")

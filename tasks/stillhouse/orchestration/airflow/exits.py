@@ -32,7 +32,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(exception=StageKilled, action=RetryAction.RETRY, reason="killed: resumes from its last checkpoint"),
         RetryRule(exception=TryAgain, action=RetryAction.RETRY, reason="may succeed later"),
-        RetryRule(exception=AirflowTaskTimeout, action=RetryAction.RETRY, reason="timed out: resumes from a checkpoint"),
+        RetryRule(
+            exception=AirflowTaskTimeout, action=RetryAction.RETRY, reason="timed out: resumes from a checkpoint"
+        ),
     ],
     default=RetryAction.FAIL,
 )

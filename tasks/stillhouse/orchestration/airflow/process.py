@@ -39,6 +39,8 @@ class StageProcess:
             preexec_fn=_die_with_parent(os.getpid()),
         )
 
+        self._killer = threading.Timer(SECONDS_TO_STOP, _signal_group, (self._process.pid, signal.SIGKILL))
+        self._killer.daemon = True
         self._watcher = threading.Thread(target=self._wait, name="stage-watcher", daemon=True)
         self._watcher.start()
 
@@ -52,9 +54,10 @@ class StageProcess:
             for line in self._process.stdout:
                 if text := line.rstrip():
                     on_line(text)
+        except BaseException:
+            self.stop()
+            raise
         finally:
-            if self._process.returncode is None:
-                self.stop()
             self._watcher.join()
         return self._process.returncode
 
@@ -64,12 +67,12 @@ class StageProcess:
         Called from a signal handler, so it must not wait for anything that the interrupted code may hold.
         """
         _signal_group(self._process.pid, signal.SIGTERM)
-        killer = threading.Timer(SECONDS_TO_STOP, _signal_group, (self._process.pid, signal.SIGKILL))
-        killer.daemon = True
-        killer.start()
+        if self._killer.ident is None:
+            self._killer.start()
 
     def _wait(self) -> None:
         self._process.wait()
+        self._killer.cancel()
         # Children that outlive the command would hold its output open, and a device.
         _signal_group(self._process.pid, signal.SIGKILL)
 

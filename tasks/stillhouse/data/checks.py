@@ -1,0 +1,149 @@
+"""What every set of a run must satisfy, as Great Expectations suites in code.
+
+The suites look at a profile of each set, never at its text: see `stillhouse.data.suites.profile`.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import great_expectations as gx
+import great_expectations.expectations as gxe
+
+from stillhouse.data.prepare import held_out_of
+from stillhouse.recipe import DataChecks, DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One expectation, and how to speak about its failure."""
+
+    name: str
+    expectation: Any
+    failure: str
+    """One line without the set's name. ``{num_rows}``, ``{rows}`` and ``{observed}`` stand for what was found."""
+
+
+def build_checks(name: str, names: Collection[str], config: DataConfig) -> list[Check]:
+    """Return the checks of the set ``name``, given the names of all sets of the run."""
+    checks = [*_row_checks(config.checks), *_text_checks(config.checks), *_label_checks(config)]
+    if name == "train":
+        checks += _balance_checks(config)
+    return checks + [_leak_check(other) for other in held_out_of(name, names)]
+
+
+def build_suite(name: str, checks: Sequence[Check]) -> gx.ExpectationSuite:
+    """Return the suite of a set. Each expectation carries the name of its check as ``meta.check``."""
+    expectations = [check.expectation for check in checks]
+    for check in checks:
+        check.expectation.meta = {"check": check.name}
+    return gx.ExpectationSuite(name=name, expectations=expectations)
+
+
+def _row_checks(bounds: DataChecks) -> list[Check]:
+    return [
+        Check(
+            name="rows",
+            expectation=gxe.ExpectTableRowCountToBeBetween(
+                min_value=bounds.min_rows, description=f"The set has at least {bounds.min_rows} rows."
+            ),
+            failure=f"{{observed}} of at least {bounds.min_rows} rows; add data or lower data.checks.min_rows",
+        ),
+        Check(
+            name="id-type",
+            expectation=gxe.ExpectColumnValuesToBeOfType(column="id", type_="str", description="Ids are strings."),
+            failure="ids are no strings; read the table with stillhouse.data.read_table",
+        ),
+        Check(
+            name="ids",
+            expectation=gxe.ExpectColumnValuesToBeUnique(column="id", description="No id occurs twice."),
+            failure="{num_rows} with the id of another one ({rows}); make ids unique or leave id_column out",
+        ),
+    ]
+
+
+def _text_checks(bounds: DataChecks) -> list[Check]:
+    low, high = bounds.min_characters, bounds.max_characters
+    return [
+        Check(
+            name="text",
+            expectation=gxe.ExpectColumnValuesToNotBeNull(column="characters", description="Every row has a text."),
+            failure="{num_rows} without a text ({rows}); complete or remove them",
+        ),
+        Check(
+            name="text-length",
+            expectation=gxe.ExpectColumnValuesToBeBetween(
+                column="characters",
+                min_value=low,
+                max_value=high,
+                description=f"Texts have {low} to {high} characters, outer white space not counted.",
+            ),
+            failure=f"{{num_rows}} without {low} to {high} characters ({{rows}}); correct them or data.checks",
+        ),
+        Check(
+            name="duplicates",
+            expectation=gxe.ExpectColumnValuesToBeUnique(
+                column="text_digest", description="No text occurs twice, whatever its case and white space."
+            ),
+            failure="{num_rows} with the text of another one ({rows}); remove them or set duplicates: drop",
+        ),
+    ]
+
+
+def _label_checks(config: DataConfig) -> list[Check]:
+    return [
+        Check(
+            name="label-type",
+            expectation=gxe.ExpectColumnValuesToBeOfType(
+                column="label", type_="int64", description="Labels are indices into the label set."
+            ),
+            failure="labels are no indices; read the table with stillhouse.data.read_table",
+        ),
+        Check(
+            name="labels",
+            expectation=gxe.ExpectColumnValuesToBeInSet(
+                column="label",
+                value_set=list(range(len(config.labels))),
+                description="Every label belongs to the label set.",
+            ),
+            failure="{num_rows} with a label that data.labels lacks ({rows}); correct them or data.labels",
+        ),
+    ]
+
+
+def _balance_checks(config: DataConfig) -> list[Check]:
+    share = config.checks.min_label_share
+    return [
+        Check(
+            name="labels-present",
+            expectation=gxe.ExpectColumnUniqueValueCountToBeBetween(
+                column="label",
+                min_value=len(config.labels),
+                severity="warning",
+                description="Every label of the label set occurs.",
+            ),
+            failure=f"{{observed}} of {len(config.labels)} labels occur; add rows of the others or remove these labels",
+        ),
+        Check(
+            name="label-balance",
+            expectation=gxe.ExpectColumnMinToBeBetween(
+                column="label_share",
+                min_value=share,
+                severity="warning",
+                description=f"The rarest label that occurs has at least a share of {share} of the rows.",
+            ),
+            failure=f"the rarest label has a share of {{observed}}, below {share}; expect it to be learned badly",
+        ),
+    ]
+
+
+def _leak_check(other: str) -> Check:
+    return Check(
+        name=f"leak-{other}",
+        expectation=gxe.ExpectColumnValuesToBeInSet(
+            column=f"in_{other}",
+            value_set=[False],
+            description=f"No text also occurs in {other}, whatever its case and white space.",
+        ),
+        failure=f"{{num_rows}} whose text is also in {other} ({{rows}}); remove it from one or set duplicates: drop",
+    )

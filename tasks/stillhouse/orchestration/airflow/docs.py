@@ -1,0 +1,80 @@
+"""Markdown that Airflow shows beside a DAG and its tasks."""
+
+from collections.abc import Mapping
+
+from stillhouse.recipe import Recipe, StageName
+from stillhouse.recipe.sources import ModelSource
+
+STAGE_DOCS: Mapping[StageName, str] = {
+    "validate": (
+        "Reads the tables, splits them, and checks them with Great Expectations: schema, nulls, label set and balance, "
+        "length, duplicates, rows of the test set inside the training set.\n\n"
+        "A critical finding stops the run with exit code 65 and names rows by id, never by text. What passes is frozen "
+        "as digested Parquet: every later task reads these files and no others."
+    ),
+    "prepare-teacher": (
+        "Fetches the teacher, verifies it, and fine-tunes it on the task if the recipe says so. Killed, it goes on from "
+        "its last checkpoint."
+    ),
+    "initialise": "Builds the student from the teacher's layers, as it is **before** any training.",
+    "teach": (
+        "Scores a part of the training set with the teacher, once. Each mapped task is one shard. Students learn from "
+        "this cache; records are found by row and token ids, never by position."
+    ),
+    "distill": (
+        "Trains one student. Arm `kd` learns from labels and teacher; arm `sft` is its control: same start, data, order "
+        "and steps without the teacher's signal. Killed, it goes on from its last checkpoint."
+    ),
+    "evaluate": (
+        "Scores teacher, students, the student before distillation and today's champion on the same frozen items, "
+        "in-domain and out of domain. Every later figure is computed from these per-item records."
+    ),
+    "decide": (
+        "Applies the policy to the evidence: `promote`, `reject` or `inconclusive`, with every rule's numbers. Writes "
+        "the decision, the card that reviewers see, and the report."
+    ),
+    "promote": (
+        "Appends the promotion to the ledger, registers the model, moves the aliases, loads the model back in a fresh "
+        "process, and records the outcome. Of two racing promotions one wins."
+    ),
+    "announce": "Closes the run in MLflow, whatever came before. It can't turn a failed run green.",
+}
+
+APPROVE_DOC = (
+    "Skips itself and the promotion unless the verdict is `promote`. With `promotion.approval: human` it waits for an "
+    "answer under *Required actions*, or to `PATCH …/hitlDetails`; no answer in time is a rejection. The answer is bound "
+    "to the digest of the decision that was shown."
+)
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Return what the DAG of ``recipe`` does, from what, and under which terms."""
+    rows = [("teacher", describe_source(recipe.teacher.source), recipe.teacher.licence)]
+    rows += [(name, table.origin, table.licence) for name, table in recipe.data.named_tables().items()]
+    sources = "\n".join(f"| {name} | {origin} | {licence} |" for name, origin, licence in rows)
+    arms = " and ".join(f"`{arm}`" for arm in recipe.distillation.arms)
+    return (
+        f"{recipe.description}\n\n"
+        f"Distils into {recipe.student.layers} layers (arms {arms}), judges by policy `{_stem(recipe.gate.policy)}`, "
+        f"promotes to `models:/{recipe.promotion.model}@champion` with approval `{recipe.promotion.approval}`.\n\n"
+        f"| source | from | licence |\n|---|---|---|\n{sources}\n\n"
+        "A task whose inputs, settings and code were seen before is not run again: it reuses the earlier result and "
+        "says so. Exit codes 75 and 137 are tried again, every other failure is final.\n"
+    )
+
+
+def describe_source(source: ModelSource) -> str:
+    """Return where a source's bytes come from, in a few words."""
+    match source.kind:
+        case "wheel":
+            return f"{source.member} in package {source.package} {source.version}"
+        case "path":
+            return source.path
+        case "s3":
+            return source.uri
+        case "hub":
+            return f"{source.repo} at {source.revision[:12]}"
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".yaml")

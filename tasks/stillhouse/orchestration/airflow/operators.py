@@ -1,0 +1,167 @@
+"""One operator for every planned task: reuse what was done before, else run the stage and watch it."""
+
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from stillhouse.contract import ConfigurationError, ExitCode, ResultRef, StageRequest, TaskRecord, pretty_json
+from stillhouse.orchestration.airflow.exits import RETRY_POLICY, StageKilled, error_of_exit
+from stillhouse.orchestration.airflow.links import MlflowRunLink, ReportLink, TaskLinks, task_links
+from stillhouse.orchestration.airflow.params import recipe_of_run
+from stillhouse.orchestration.airflow.process import StageProcess
+from stillhouse.orchestration.deployment import Deployment
+from stillhouse.orchestration.plan import PlannedTask, plan
+from stillhouse.orchestration.requests import build_request
+from stillhouse.recipe import Recipe
+from stillhouse.stages.catalog import find_reusable, key_of
+from stillhouse.stages.records import Recorder, record_key
+from stillhouse.store import ObjectStore, open_store
+
+APPROVE_TASK = "approve"
+
+
+def stage_command(request: StageRequest, uri: str, work: Path) -> tuple[str, ...]:
+    """Return the command that runs ``request``, which lies at ``uri``, with this interpreter."""
+    stage = (sys.executable, "-m", "stillhouse.cli", "stage", request.stage)
+    return (*stage, "--request", uri, "--work", str(work))
+
+
+def workflow_run_id(dag_id: str, dag_run_id: str) -> str:
+    """Return the name of a run beyond Airflow, where run ids of different DAGs would meet."""
+    return f"{dag_id}__{dag_run_id}"
+
+
+def airflow_place(task_id: str) -> tuple[str, int]:
+    """Return the Airflow task and map index under which the planned task ``task_id`` runs."""
+    stage, _, shard = task_id.partition("-")
+    return (stage, int(shard)) if stage == "teach" else (task_id, -1)
+
+
+def pull_result(context: Context, task_id: str) -> ResultRef:
+    """Return the reference that the planned task ``task_id`` of this run left behind.
+
+    Raises:
+        ConfigurationError: It left none.
+    """
+    airflow_task, map_index = airflow_place(task_id)
+    pulled = context["ti"].xcom_pull(task_ids=airflow_task, map_indexes=map_index)
+    if not isinstance(pulled, Mapping):
+        raise ConfigurationError(f"task {task_id} left no result; clear it and run it again")
+    return ResultRef.model_validate(pulled)
+
+
+class StageOperator(BaseOperator):
+    """Runs one planned task of a recipe as ``stillhouse stage`` on this machine.
+
+    The result that travels on is ``{uri, sha256}`` of a ``result.json`` in the store.
+
+    Args:
+        recipe_file: The recipe file of the DAG.
+        planned_task: Task id in `stillhouse.orchestration.plan`.
+    """
+
+    operator_extra_links = (MlflowRunLink(), ReportLink())
+    ui_color = "#f3e9d8"
+
+    def __init__(self, *, recipe_file: str, planned_task: str, **kwargs: Any) -> None:
+        super().__init__(retry_policy=RETRY_POLICY, **kwargs)
+        self.recipe_file = recipe_file
+        self.planned_task = planned_task
+        self.links = TaskLinks()
+        self._process: StageProcess | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference to the task's result.
+
+        Raises:
+            AirflowSkipException: The task needs an MLflow server and there is none.
+            StillhouseError: What went wrong; `RETRY_POLICY` decides about another try.
+        """
+        deployment = Deployment.from_environment()
+        recipe = recipe_of_run(Path(self.recipe_file), context["params"])
+        task = next(task for task in plan(recipe) if task.task_id == self.planned_task)
+        if task.stage in ("promote", "announce") and deployment.tracking_uri is None:
+            raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI")
+        request = self._request(context, task, recipe, deployment)
+        store = open_store(deployment.store)
+        reference = self._reuse(store, request) or self._run(store, request, deployment.work)
+        self.links = task_links(store, request)
+        return reference.model_dump(mode="json")
+
+    def on_kill(self) -> None:
+        """Stop the stage and its children."""
+        if self._process is not None:
+            self._process.stop()
+
+    def _request(self, context: Context, task: PlannedTask, recipe: Recipe, deployment: Deployment) -> StageRequest:
+        sources = {task_id for task_id, _ in task.inputs.values()}
+        parameters = {}
+        if task.stage == "promote":
+            parameters["approval"] = context["ti"].xcom_pull(task_ids=APPROVE_TASK)
+        return build_request(
+            task,
+            recipe=recipe,
+            run_id=workflow_run_id(context["dag"].dag_id, context["run_id"]),
+            results={task_id: pull_result(context, task_id) for task_id in sorted(sources)},
+            deployment=deployment,
+            parameters=parameters,
+        )
+
+    def _reuse(self, store: ObjectStore, request: StageRequest) -> ResultRef | None:
+        key = key_of(request)
+        found = find_reusable(request, key)
+        if found is not None:
+            message = f"reused: same content key {key[:12]}"
+            self.log.info("%s, result %s", message, found.uri)
+            Recorder(store, request).update(state="reused", key=key, result=found, message=message)
+        return found
+
+    def _run(self, store: ObjectStore, request: StageRequest, work: Path) -> ResultRef:
+        place = f"runs/{request.run_id}/requests/{request.task_id}.json"
+        store.put(place, pretty_json(request))
+        command = stage_command(request, store.uri(place), work)
+        self.log.info("starting: %s", " ".join(command))
+        self._process = StageProcess(command, environment=_environment())
+        returncode = self._process.follow(self.log.info)
+        record = read_record(store, request)
+        if returncode != 0:
+            raise _failure(store, request, record, returncode)
+        if record is None or record.result is None:
+            raise error_of_exit(ExitCode.BUG, "the stage ended well but recorded no result")
+        self.log.info("%s", record.message)
+        return record.result
+
+
+def read_record(store: ObjectStore, request: StageRequest) -> TaskRecord | None:
+    """Return what the task of ``request`` last recorded, if anything."""
+    try:
+        return TaskRecord.model_validate_json(store.get(record_key(request.run_id, request.task_id)))
+    except FileNotFoundError:
+        return None
+
+
+def _failure(store: ObjectStore, request: StageRequest, record: TaskRecord | None, returncode: int) -> Exception:
+    recorded = record.message if record is not None and record.state == "failed" else ""
+    error = error_of_exit(returncode, recorded)
+    if isinstance(error, StageKilled) and record is not None and not recorded:
+        # A killed process could not say so itself.
+        ended = record.replace(
+            state="failed",
+            message=str(error),
+            exit_code=int(ExitCode.KILLED),
+            updated_at=datetime.now(UTC),
+        )
+        store.put(record_key(request.run_id, request.task_id), pretty_json(ended))
+    return error
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without Airflow's settings, which hold its credentials."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
+    return kept | {"PYTHONUNBUFFERED": "1"}

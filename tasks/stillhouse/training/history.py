@@ -1,0 +1,63 @@
+"""The curves of a training, averaged as they come."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stillhouse.contract import HistoryPoint, TrainingHistory
+
+MAX_POINTS = 200
+"""Points of a history, at most: enough for a plot, little to store."""
+
+
+class HistoryRecorder:
+    """Averages loss and terms between points. Its state is part of a checkpoint, so a resumed history has no seam."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+        self._interval = -(-total_steps // MAX_POINTS)
+        self._points: list[HistoryPoint] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def is_due(self, step: int) -> bool:
+        """Whether a point follows ``step``, which is counted from 1."""
+        return step % self._interval == 0 or step == self.total_steps
+
+    def add(self, loss: float, terms: Mapping[str, float]) -> None:
+        """Count one step in."""
+        for name, value in {"": loss, **terms}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+
+    def close_point(
+        self, *, step: int, epoch: float, seen: int, learning_rate: float, gradient_norm: float | None
+    ) -> HistoryPoint:
+        """Add a point with the averages since the one before, and return it."""
+        means = {name: value / self._count for name, value in self._sums.items()}
+        point = HistoryPoint(
+            step=step,
+            epoch=epoch,
+            seen=seen,
+            learning_rate=learning_rate,
+            loss=means.pop(""),
+            terms=means,
+            gradient_norm=gradient_norm,
+        )
+        self._points.append(point)
+        self._sums, self._count = {}, 0
+        return point
+
+    def history(self) -> TrainingHistory:
+        """Return all points so far."""
+        return TrainingHistory(total_steps=self.total_steps, points=tuple(self._points))
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data from which `restore` goes on."""
+        points = [point.model_dump(mode="json") for point in self._points]
+        return {"points": points, "sums": self._sums, "count": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._points = [HistoryPoint.model_validate(point) for point in state["points"]]
+        self._sums = dict(state["sums"])
+        self._count = state["count"]

@@ -1,0 +1,51 @@
+"""Records hold what was scored, refuse what can't be judged, and come back from disk unchanged."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from imaginary import as_items, as_predictions, make_records
+
+from stillhouse.contract import DataRejected
+from stillhouse.evaluation import read_records, score, write_records
+
+
+def test_a_record_says_what_the_model_said() -> None:
+    logits_NC = np.log(np.array([[0.8, 0.2], [0.9, 0.1]]))
+    rows = score("kd", "movies", as_items([0, 1]), as_predictions(logits_NC)).to_pylist()
+    assert [row["item_id"] for row in rows] == ["i0", "i1"]
+    assert [row["correct"] for row in rows] == [True, False]
+    assert [row["loss"] for row in rows] == pytest.approx([-np.log(0.8), -np.log(0.1)], abs=1e-6)
+    assert rows[1]["probabilities"] == pytest.approx([0.9, 0.1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_refused_with_model_suite_and_count(bad: float) -> None:
+    logits_NC = np.zeros((5, 2))
+    logits_NC[[1, 3], 0] = bad
+    with pytest.raises(DataRejected, match="model kd on suite movies: scores of 2 of 5 items are NaN"):
+        score("kd", "movies", as_items([0] * 5), as_predictions(logits_NC))
+
+
+def test_scores_for_other_items_are_refused() -> None:
+    with pytest.raises(DataRejected, match="4 scores for 5 items"):
+        score("kd", "movies", as_items([0] * 5), as_predictions(np.zeros((4, 2))))
+
+
+def test_records_come_back_unchanged_and_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+    records = make_records(num_items=50, num_labels=3)
+    write_records([records], tmp_path / "a.parquet")
+    write_records([records.slice(0, 70), records.slice(70)], tmp_path / "b.parquet")
+    assert read_records(tmp_path / "a.parquet").equals(records)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_file_that_holds_no_records_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataRejected, match="can't be read as records"):
+        read_records(tmp_path / "torn.parquet")
+    pq.write_table(pa.table({"model": ["kd"]}), tmp_path / "other.parquet")
+    with pytest.raises(DataRejected, match="columns"):
+        read_records(tmp_path / "other.parquet")

@@ -1,0 +1,80 @@
+"""Content keys cover the code and the settings that a result depends on, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+
+from stillhouse.contract import Artifact, StageRequest
+from stillhouse.recipe import load_recipe
+from stillhouse.stages import CATALOG, key_of
+
+PLUMBING = ("recipe", "contract", "store", "stages.context")
+DIGEST = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("stillhouse")
+
+
+@pytest.mark.parametrize("name", list(CATALOG))
+def test_a_stage_names_all_code_that_can_change_its_result(name: str, graph: grimp.ImportGraph) -> None:
+    spec = CATALOG[name]
+    reached = graph.find_upstream_modules(spec.module)
+    known = [f"stillhouse.{place}" for place in (*PLUMBING, *spec.code)] + ["stillhouse"]
+    missing = {m for m in reached if not any(m == place or m.startswith(f"{place}.") for place in known)}
+    assert missing == set()
+
+
+def request(workflow: Path, stage: str, parameters: dict[str, Any], **overrides: Any) -> StageRequest:
+    dotted = {field.replace("__", "."): value for field, value in overrides.items()}
+    return StageRequest(
+        stage=stage,
+        run_id="r",
+        task_id=stage,
+        recipe=load_recipe(workflow, dotted).model_dump(mode="json"),
+        parameters=parameters,
+        inputs={"train": Artifact(uri="file:///a", sha256=DIGEST, num_bytes=1)},
+        store="file:///nowhere",
+    )
+
+
+def test_the_control_arm_does_not_depend_on_the_teachers_signal(workflow: Path) -> None:
+    changed = {"distillation__alpha": 0.9, "distillation__temperature": 4.0}
+    sft, kd = ({"arm": "sft"}, {"arm": "kd"})
+    assert key_of(request(workflow, "distill", sft)) == key_of(request(workflow, "distill", sft, **changed))
+    assert key_of(request(workflow, "distill", kd)) != key_of(request(workflow, "distill", kd, **changed))
+
+
+def test_a_changed_source_file_changes_the_key_and_a_moved_one_does_not(workflow: Path, tmp_path: Path) -> None:
+    before = key_of(request(workflow, "validate", {}))
+    moved = workflow.parent.rename(tmp_path / "elsewhere") / workflow.name
+    assert key_of(request(moved, "validate", {})) == before
+    with (moved.parent / "films.csv").open("a") as file:
+        file.write("extra,a good film,positive\n")
+    assert key_of(request(moved, "validate", {})) != before
+
+
+def test_a_changed_policy_changes_the_decision_and_no_training(workflow: Path) -> None:
+    before = {stage: key_of(request(workflow, stage, {"arm": "kd"})) for stage in ("decide", "distill")}
+    policy = workflow.parent / "policy.yaml"
+    policy.write_text(policy.read_text().replace("0.6", "0.7"))
+    after = {stage: key_of(request(workflow, stage, {"arm": "kd"})) for stage in ("decide", "distill")}
+    assert after["decide"] != before["decide"]
+    assert after["distill"] == before["distill"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "value"),
+    [
+        ("prepare-teacher", "teacher__shards", 1),
+        ("prepare-teacher", "student__layers", 1),
+        ("distill", "schedule__cron", "0 3 * * 1"),
+        ("evaluate", "description", "Other words."),
+    ],
+)
+def test_what_a_stage_does_not_read_changes_nothing(workflow: Path, stage: str, field: str, value: Any) -> None:
+    plain = request(workflow, stage, {"arm": "kd"})
+    assert key_of(plain) == key_of(request(workflow, stage, {"arm": "kd"}, **{field: value}))
