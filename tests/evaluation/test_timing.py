@@ -6,7 +6,6 @@ import pytest
 from tiny import LABELS, write_teacher
 
 from stillhouse.evaluation import measure
-from stillhouse.evaluation.timing import _rotated
 from stillhouse.models import load_classifier, load_tokenizer
 from stillhouse.recipe import EvaluationConfig
 
@@ -26,7 +25,3 @@ def test_sizes_and_speeds_of_two_models_are_measured(tmp_path: Path) -> None:
     weights = (tmp_path / "kd" / "model.safetensors").stat().st_size
     assert student.num_bytes == pytest.approx(weights, rel=0.05)
     assert student.latency_p50_ms <= student.latency_p95_ms
-
-
-def test_each_model_goes_first_in_turn() -> None:
-    assert [_rotated(["a", "b", "c"], turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]

@@ -2,12 +2,10 @@
 
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import boto3
 import pytest
-from servers import ACCESS_KEY, SECRET_KEY, Server, s3_server
+from servers import ACCESS_KEY, SECRET_KEY, Server, create_bucket, s3_server
 
 from stillhouse.store import ObjectStore, open_store
 
@@ -36,9 +34,7 @@ def s3_environment(s3: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.fixture
 def bucket(s3_environment: Server) -> str:
     """One bucket for all: SeaweedFS keeps volumes of its own for each."""
-    client = boto3.client("s3", endpoint_url=s3_environment.url, region_name="us-east-1")
-    with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
-        client.create_bucket(Bucket="store")
+    create_bucket(s3_environment.url, "store")
     return "store"
 
 

@@ -92,7 +92,7 @@ def test_a_damaged_cache_is_repaired(wheel: Path, tmp_path: Path) -> None:
 
 def test_a_wheel_with_another_digest_is_refused_and_not_kept(wheel: Path, tmp_path: Path) -> None:
     source = source_of(wheel, "tiny/model", sha256="0" * 64)
-    with pytest.raises(IntegrityError, match="tiny_things-1.0-py3-none-any.whl: its sha256 is"):
+    with pytest.raises(IntegrityError, match=r"tiny_things-1\.0-py3-none-any\.whl: its sha256 is"):
         fetch_source(source, tmp_path / "cache")
     assert list((tmp_path / "cache").rglob("*.whl")) == []
 

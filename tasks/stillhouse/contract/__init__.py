@@ -20,12 +20,14 @@ from stillhouse.contract.evidence import (
     EvaluationSummary,
     ModelScores,
     ModelTiming,
+    Promotion,
     RuleOutcome,
     SuiteSummary,
     Timings,
     Verdict,
 )
 from stillhouse.contract.keys import code_version, content_key
+from stillhouse.contract.quiet import QUIET, be_quiet
 from stillhouse.contract.stage import (
     RESULT_FILE,
     Artifact,
@@ -38,6 +40,7 @@ from stillhouse.contract.stage import (
 from stillhouse.contract.training import HistoryPoint, TrainingHistory
 
 __all__ = [
+    "QUIET",
     "RESULT_FILE",
     "Artifact",
     "Comparison",
@@ -54,6 +57,7 @@ __all__ = [
     "ModelTiming",
     "NotPermitted",
     "Progress",
+    "Promotion",
     "ResultRef",
     "RuleOutcome",
     "StageBug",
@@ -66,6 +70,7 @@ __all__ = [
     "TrainingHistory",
     "TryAgain",
     "Verdict",
+    "be_quiet",
     "canonical_json",
     "code_version",
     "content_key",

@@ -1,4 +1,4 @@
-"""What an evaluation found and what the gate made of it: the files that reviewers, reports and promotions read."""
+"""What an evaluation found, what the gate made of it, and what a promotion did: the files that reviewers read."""
 
 from typing import Literal
 
@@ -153,3 +153,22 @@ class Decision(Config):
     def digest(self) -> str:
         """SHA-256 of the decision's canonical JSON."""
         return sha256_of(canonical_json(self))
+
+
+class Promotion(Config):
+    """What a promotion did, as read back from the registry."""
+
+    schema_id: Literal["stillhouse/promotion/1"] = "stillhouse/promotion/1"
+    model: str
+    """Name of the registered model."""
+    version: int = Field(ge=1)
+    model_sha256: Sha256
+    aliases: dict[str, int]
+    """Version behind each alias, afterwards."""
+    champion_before: int | None
+    """Version that was champion until then; None if there was none."""
+    ledger_sequence: int = Field(ge=1)
+    ledger_sha256: Sha256
+    """Digest of the ledger's entry."""
+    already_champion: bool
+    """The model was champion before this was asked for; nothing was appended."""

@@ -1,4 +1,5 @@
-"""Data: reading tables, splitting, freezing; `stillhouse.data.suites` validates and takes seconds to import."""
+"""Reading, cleaning, splitting and freezing data. `stillhouse.data.suites` and `stillhouse.data.docs` are not imported
+here: Great Expectations, which they need, takes seconds to import."""
 
 from stillhouse.data.frozen import freeze, load_frozen
 from stillhouse.data.prepare import Dropped, Tables, load_tables

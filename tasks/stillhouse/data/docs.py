@@ -33,7 +33,8 @@ def write_data_docs(report: ValidationReport, folder: Path) -> None:
     """
     view = DefaultJinjaPageView()
     renderer = ValidationResultsPageRenderer()
-    documents = {name: renderer.render(_suite_result(name, report)).to_json_dict() for name in report.tables}
+    names = dict.fromkeys(check.table for check in report.checks)
+    documents = {name: renderer.render(_suite_result(name, report)).to_json_dict() for name in names}
     source = files("stillhouse.data").joinpath("templates/data_docs.html.j2").read_text(encoding="utf-8")
     page = view.env.from_string(source).render(report=report, documents=documents, gx_version=gx.__version__)
     seen: dict[str, str] = {}

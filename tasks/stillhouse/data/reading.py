@@ -69,7 +69,7 @@ def _read_delimited(text: str, format_: str, name: str) -> pd.DataFrame:
         if format_ == "tsv"
         else csv.reader(stream, strict=True)
     )
-    rows = []
+    rows: list[list[str]] = []
     try:
         for row in reader:
             if rows and row and len(row) != len(rows[0]):

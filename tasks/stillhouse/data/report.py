@@ -68,11 +68,6 @@ class ValidationReport(Config):
         """The other checks that failed."""
         return tuple(check for check in self.checks if not check.success and check.severity == "warning")
 
-    @property
-    def num_warnings(self) -> int:
-        """How many checks other than critical ones failed."""
-        return len(self.warnings)
-
 
 def reject_if_critical(report: ValidationReport) -> None:
     """Let accepted data pass.

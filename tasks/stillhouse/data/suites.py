@@ -10,13 +10,10 @@ import pandas as pd
 
 from stillhouse.contract import StageBug
 from stillhouse.data.checks import Check, build_checks, build_suite
-from stillhouse.data.docs import write_data_docs
 from stillhouse.data.prepare import Tables, held_out_of, shares_text
-from stillhouse.data.report import LISTED_ROWS, CheckResult, TableFacts, ValidationReport, reject_if_critical
+from stillhouse.data.report import LISTED_ROWS, CheckResult, TableFacts, ValidationReport
 from stillhouse.data.tables import name_rows, text_key
 from stillhouse.recipe import DataConfig
-
-__all__ = ["profile", "reject_if_critical", "suites_as_json", "validate", "write_data_docs"]
 
 RESULT_FORMAT = {
     "result_format": "COMPLETE",

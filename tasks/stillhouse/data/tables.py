@@ -39,9 +39,7 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     _require_columns(columns, table, name)
     ids = _ids(columns, table.id_column, name)
     texts = columns[table.text_column]
-    _reject(
-        texts.map(lambda text: not (isinstance(text, str) or _is_missing(text))), ids, name, "whose text is no text"
-    )
+    _reject(~texts.map(_is_text_or_missing).astype(bool), ids, name, "whose text is no string of Unicode")
     return pd.DataFrame(
         {
             "id": ids.to_numpy(dtype=object),
@@ -68,7 +66,7 @@ def label_indices(
     """
     if rule.kind == "threshold":
         numbers = pd.to_numeric(values, errors="coerce").astype(float)
-        _reject(~np.isfinite(numbers), ids, name, "whose label is not a finite number")
+        _reject(~numbers.abs().lt(np.inf), ids, name, "whose label is not a finite number")
         return (numbers > rule.threshold).to_numpy(dtype=np.int64)
     _reject(values.map(_is_missing), ids, name, "without a label")
     names = values.map(lambda value: str(value).strip())
@@ -118,8 +116,19 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and np.isnan(value)) or value == ""
 
 
+def _is_text_or_missing(value: object) -> bool:
+    """Tell whether a value can be frozen as a text: JSON can spell half a character, which no file can hold."""
+    if not isinstance(value, str):
+        return _is_missing(value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _reject(bad: pd.Series, ids: pd.Series, name: str, problem: str, action: str = "correct or remove them") -> None:
-    rows = ids[bad.to_numpy(dtype=bool)]
+    rows = ids[np.asarray(bad, dtype=bool)]
     if len(rows):
         count = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
         raise DataRejected(f"{name}: {count} {problem} ({name_rows(rows)}); {action}")

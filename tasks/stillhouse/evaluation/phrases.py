@@ -14,7 +14,7 @@ MODEL_MEANINGS = {
     "teacher": "the model whose knowledge is passed on",
     "kd": "distilled from the teacher: the candidate",
     "sft": "control: same student, data and steps without the teacher",
-    "start": "the teacher's layers before any training",
+    "start": "some of the teacher's layers, not trained further",
     "champion": "the model in service, scored again today",
 }
 

@@ -61,6 +61,7 @@ TERM_TITLES = {
 }
 
 
+@mpl.rc_context(STYLE)
 def loss_curves(histories: Mapping[str, TrainingHistory]) -> Figure:
     """Draw each loss term over the optimizer steps, one panel a term, one line an arm.
 
@@ -86,6 +87,7 @@ def loss_curves(histories: Mapping[str, TrainingHistory]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def reliability(records: pa.Table, summary: EvaluationSummary, *, num_bins: int) -> Figure:
     """Draw accuracy against confidence in equal-mass bins, in-domain, one line a model.
 
@@ -115,12 +117,14 @@ def reliability(records: pa.Table, summary: EvaluationSummary, *, num_bins: int)
     return figure
 
 
+@mpl.rc_context(STYLE)
 def quality_against_latency(summary: EvaluationSummary, timings: Timings) -> Figure:
     """Draw in-domain accuracy, with intervals, against latency; the area of a dot is the model's size."""
     figure, (ax,) = _figure(1, height=4.2, width=5.0)
     suite = summary.suites[0]
     largest = max(timing.num_bytes for timing in timings.models.values())
-    placed: list[float] = []
+    widest = max(timing.latency_p50_ms for timing in timings.models.values())
+    placed: list[tuple[float, float]] = []
     for model in sorted(set(timings.models) & set(suite.models), key=lambda name: suite.models[name].accuracy.value):
         timing, quality = timings.models[model], suite.models[model].accuracy
         x, y = timing.latency_p50_ms, quality.value
@@ -129,8 +133,8 @@ def quality_against_latency(summary: EvaluationSummary, timings: Timings) -> Fig
         )
         ax.scatter(x, y, s=40 + 320 * timing.num_bytes / largest, color=_colour(model), alpha=0.75, zorder=3)
         # Students often sit on the same spot: each label goes above the one before it.
-        crowd = sum(abs(y - other) < LABEL_DISTANCE for other in placed)
-        placed.append(y)
+        crowd = sum(abs(x - left) < 0.2 * widest and abs(y - below) < LABEL_DISTANCE for left, below in placed)
+        placed.append((x, y))
         ax.annotate(
             model,
             (x, y),
@@ -141,7 +145,7 @@ def quality_against_latency(summary: EvaluationSummary, timings: Timings) -> Fig
             zorder=4,
         )
     ax.set(xlabel="latency of one text, median (ms)", ylabel=f"accuracy on {suite.name}")
-    ax.set_xlim(left=0, right=1.25 * max(timing.latency_p50_ms for timing in timings.models.values()))
+    ax.set_xlim(left=0, right=1.25 * widest)
     return figure
 
 
@@ -159,6 +163,7 @@ def to_svg(figure: Figure, *, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # matplotlib numbers its groups anew in each figure
     for variable, colour in {"ink": INK, "faint": FAINT, "other": OTHER_COLOUR, **MODEL_COLOURS}.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return svg
@@ -174,10 +179,8 @@ def to_png(figure: Figure) -> bytes:
 
 def _figure(num_panels: int, *, height: float, width: float = 3.6) -> tuple[Figure, list[Axes]]:
     """Make a row of panels without pyplot, whose global state would leak from figure to figure."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * num_panels, height), layout="constrained")
-        axes = figure.subplots(1, num_panels, squeeze=False)
-    return figure, list(axes[0])
+    figure = Figure(figsize=(width * num_panels, height), layout="constrained")
+    return figure, list(figure.subplots(1, num_panels, squeeze=False)[0])
 
 
 def _colour(model: str) -> str:

@@ -111,6 +111,9 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     # transformers writes down where a model was read from: a path of this machine, and no property of the model.
     model.config._name_or_path = ""
+    # Set by the last call, and no property of the tokenizer either.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

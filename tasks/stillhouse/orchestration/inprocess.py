@@ -6,9 +6,10 @@ from collections.abc import Callable
 from stillhouse.contract import Decision, ResultRef, StageResult, StillhouseError
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import PlannedTask, plan
-from stillhouse.orchestration.requests import build_request, read_result
+from stillhouse.orchestration.requests import build_request
 from stillhouse.recipe import Recipe
 from stillhouse.stages import run_stage
+from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
 
 logger = logging.getLogger(__name__)

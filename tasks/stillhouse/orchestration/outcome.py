@@ -8,13 +8,13 @@ from stillhouse.contract import (
     Decision,
     EvaluationSummary,
     ExitCode,
+    Promotion,
     ResultRef,
     StageResult,
     Timings,
 )
 from stillhouse.orchestration.plan import PlannedTask
-from stillhouse.orchestration.requests import read_result
-from stillhouse.promotion.outcome import Promotion
+from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
 
 

@@ -3,34 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from stillhouse.contract import Artifact, IntegrityError, ResultRef, StageRequest, StageResult, sha256_of
+from stillhouse.contract import Artifact, IntegrityError, ResultRef, StageRequest
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import PlannedTask
 from stillhouse.promotion.ledger import Ledger
 from stillhouse.recipe import Recipe
-from stillhouse.store import locate, open_store
-
-
-def read_result(reference: ResultRef) -> StageResult:
-    """Return the result that an earlier task named.
-
-    Raises:
-        IntegrityError: It is gone, or its bytes are not those that the task named.
-        TryAgain: The store is away.
-    """
-    try:
-        store, key = locate(reference.uri)
-        document = store.get(key)
-    except FileNotFoundError:
-        raise IntegrityError(f"{reference.uri} is gone; clear the task that made it") from None
-    if sha256_of(document) != reference.sha256:
-        raise IntegrityError(f"{reference.uri} differs from the digest that its task named; clear that task")
-    try:
-        return StageResult.model_validate_json(document)
-    except ValidationError:
-        raise IntegrityError(f"{reference.uri} is not a stage result; clear the task that made it") from None
+from stillhouse.stages.records import read_result
+from stillhouse.store import open_store
 
 
 def build_request(

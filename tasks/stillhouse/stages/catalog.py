@@ -42,6 +42,9 @@ class StageSpec:
     reusable: bool = True
     """False for stages that act on the outside world: they run every time and find for themselves what is done."""
 
+    tracked: bool = True
+    """False for a stage that has no run of its own in MLflow."""
+
     @property
     def module(self) -> str:
         """Full name of the module whose ``run`` does the work."""
@@ -131,7 +134,14 @@ CATALOG: dict[StageName, StageSpec] = {
             distributions=("mlflow",),
             reusable=False,
         ),
-        StageSpec(name="announce", reads=_reads("name"), code=("tracking",), distributions=("mlflow",), reusable=False),
+        StageSpec(
+            name="announce",
+            reads=_reads("name"),
+            code=("tracking", "stages.publishing", "stages.records", "stages.catalog"),
+            distributions=("mlflow",),
+            reusable=False,
+            tracked=False,
+        ),
     )
 }
 

@@ -38,6 +38,8 @@ class StageContext:
     """Key prefix below which the outputs go."""
     workspace: Path
     """A folder of this task's own. It survives a killed process, so checkpoints go here."""
+    mlflow_run_id: str | None
+    """The task's run in MLflow, if there is a server."""
     report_progress: Callable[[Progress], None]
     report_point: Callable[[HistoryPoint], None]
     outputs: dict[str, Artifact] = field(default_factory=dict)

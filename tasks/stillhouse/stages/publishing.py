@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stillhouse.contract import HistoryPoint, StageRequest, StageResult, TrainingHistory
-from stillhouse.store import fetch_artifact
+from stillhouse.contract import HistoryPoint, StageRequest, StageResult, TaskRecord, TrainingHistory
+from stillhouse.stages.catalog import CATALOG
+from stillhouse.store import fetch_artifact, read_artifact
 
 if TYPE_CHECKING:
     from stillhouse.tracking import Tracking
@@ -18,12 +19,38 @@ SHOWN_SUFFIXES = (".html", ".json", ".md")
 """Files that reviewers read in MLflow; weights and data stay in the store, named by digest."""
 
 
+def open_tracking(request: StageRequest) -> "tuple[Tracking, str]":
+    """Return the experiment of the request's recipe, and the MLflow id of the workflow's run in it.
+
+    Raises:
+        TryAgain: The server does not answer.
+    """
+    from stillhouse.tracking import Tracking  # MLflow takes seconds, and reused results need none of it
+
+    recipe = request.parsed_recipe()
+    tracking = Tracking(str(request.tracking_uri), f"{EXPERIMENT_PREFIX}/{recipe.name}")
+    return tracking, tracking.open_workflow(request.run_id, recipe)
+
+
+def publish_result(tracking: "Tracking", record: TaskRecord, result: StageResult) -> str:
+    """Show the result of a task that has no run in MLflow yet, and return the run's id.
+
+    Raises:
+        TryAgain: The server does not answer.
+    """
+    mlflow_run_id = tracking.open_task(record.run_id, record.task_id, record.stage)
+    with _readable_files(result) as files:
+        reused = record.state == "reused"
+        tracking.publish(mlflow_run_id, result, history=_history(result), files=files, reused=reused)
+    return mlflow_run_id
+
+
 @dataclass(frozen=True, kw_only=True)
 class Publisher:
-    """The MLflow run of one task; without a tracking server everything here does nothing."""
+    """The MLflow run of a task that is at work; without a tracking server everything here does nothing."""
 
-    tracking: "Tracking | None"
-    mlflow_run_id: str | None
+    tracking: "Tracking | None" = None
+    mlflow_run_id: str | None = None
 
     @classmethod
     def open(cls, request: StageRequest) -> "Publisher":
@@ -32,13 +59,9 @@ class Publisher:
         Raises:
             TryAgain: The server does not answer.
         """
-        if request.tracking_uri is None:
-            return cls(tracking=None, mlflow_run_id=None)
-        from stillhouse.tracking import Tracking
-
-        recipe = request.parsed_recipe()
-        tracking = Tracking(request.tracking_uri, f"{EXPERIMENT_PREFIX}/{recipe.name}")
-        tracking.open_workflow(request.run_id, recipe)
+        if request.tracking_uri is None or not CATALOG[request.stage].tracked:
+            return cls()
+        tracking, _ = open_tracking(request)
         return cls(tracking=tracking, mlflow_run_id=tracking.open_task(request.run_id, request.task_id, request.stage))
 
     def live(self) -> Callable[[HistoryPoint], None]:
@@ -53,25 +76,18 @@ class Publisher:
             return nullcontext()
         return self.tracking.system_metrics(self.mlflow_run_id)
 
-    def publish(self, result: StageResult) -> str | None:
-        """Show a result: metrics, curves, digests and the files that people read.
+    def publish(self, record: TaskRecord, result: StageResult) -> str | None:
+        """Show the result and end the task's run.
 
         Raises:
             TryAgain: The server does not answer. The result is stored; the next try only publishes.
         """
-        if self.tracking is None or self.mlflow_run_id is None:
-            return None
-        with _readable_files(result) as files:
-            self.tracking.publish(self.mlflow_run_id, result, history=_history(result), files=files)
-        return self.mlflow_run_id
+        return None if self.tracking is None else publish_result(self.tracking, record, result)
 
 
 def _history(result: StageResult) -> TrainingHistory | None:
     artifact = result.outputs.get("history")
-    if artifact is None:
-        return None
-    with TemporaryDirectory() as cache:
-        return TrainingHistory.model_validate_json(fetch_artifact(artifact, Path(cache)).read_bytes())
+    return None if artifact is None else TrainingHistory.model_validate_json(read_artifact(artifact))
 
 
 @contextmanager

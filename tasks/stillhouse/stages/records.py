@@ -5,8 +5,20 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from stillhouse.contract import Progress, StageRequest, TaskRecord, TryAgain, pretty_json
-from stillhouse.store import ObjectStore
+from pydantic import ValidationError
+
+from stillhouse.contract import (
+    IntegrityError,
+    Progress,
+    ResultRef,
+    StageRequest,
+    StageResult,
+    TaskRecord,
+    TryAgain,
+    pretty_json,
+    sha256_of,
+)
+from stillhouse.store import ObjectStore, locate
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +35,26 @@ def read_records(store: ObjectStore, run_id: str) -> dict[str, TaskRecord]:
     """Return the records of a run by task id; a task that has not begun has none."""
     records = (TaskRecord.model_validate_json(store.get(key)) for key in store.keys(f"runs/{run_id}/tasks/"))
     return {record.task_id: record for record in records}
+
+
+def read_result(reference: ResultRef) -> StageResult:
+    """Return the result that an earlier task named.
+
+    Raises:
+        IntegrityError: It is gone, or its bytes are not those that the task named.
+        TryAgain: The store is away.
+    """
+    try:
+        store, key = locate(reference.uri)
+        document = store.get(key)
+    except FileNotFoundError:
+        raise IntegrityError(f"{reference.uri} is gone; clear the task that made it") from None
+    if sha256_of(document) != reference.sha256:
+        raise IntegrityError(f"{reference.uri} differs from the digest that its task named; clear that task")
+    try:
+        return StageResult.model_validate_json(document)
+    except ValidationError:
+        raise IntegrityError(f"{reference.uri} is not a stage result; clear the task that made it") from None
 
 
 class Recorder:

@@ -75,7 +75,7 @@ def _run(request: StageRequest, recorder: Recorder, work: Path) -> ResultRef:
         store.put(result_key(request.stage, key), document)
         reference = ResultRef(uri=store.uri(result_key(request.stage, key)), sha256=sha256_of(document))
         recorder.update(result=reference, message=result.summary)
-    mlflow_run_id = publisher.publish(result)
+    mlflow_run_id = publisher.publish(recorder.record, result)
     recorder.update(state="succeeded", mlflow_run_id=mlflow_run_id)
     shutil.rmtree(workspace, ignore_errors=True)
     return reference
@@ -90,6 +90,7 @@ def _work(request: StageRequest, key: str, workspace: Path, recorder: Recorder, 
         store=open_store(request.store),
         prefix=f"stages/{request.stage}/{key}",
         workspace=workspace,
+        mlflow_run_id=publisher.mlflow_run_id,
         report_progress=recorder.progress,
         report_point=publisher.live(),
     )

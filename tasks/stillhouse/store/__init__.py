@@ -12,10 +12,12 @@ from stillhouse.store.base import ObjectStore
 from stillhouse.store.file import FileStore
 from stillhouse.store.opening import locate, open_store
 from stillhouse.store.sources import fetch_source, fingerprint_source
+from stillhouse.store.trees import describe_tree
 
 __all__ = [
     "FileStore",
     "ObjectStore",
+    "describe_tree",
     "fetch_artifact",
     "fetch_source",
     "fingerprint_source",

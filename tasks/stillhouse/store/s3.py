@@ -15,9 +15,11 @@ from botocore.exceptions import (
     ClientError,
     FlexibleChecksumError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as ServerConnectionError
 
 from stillhouse.contract import (
     ConfigurationError,
@@ -172,7 +174,7 @@ class S3Store:
             raise IntegrityError(f"{uri}: the bytes differ from the checksum that the server keeps") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise NotPermitted(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except HTTPClientError as error:
+        except (ServerConnectionError, HTTPClientError, IncompleteReadError) as error:
             raise TryAgain(f"{uri}: the S3 server does not answer; check AWS_ENDPOINT_URL and the server") from error
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"{uri}: {_one_line(error)}; check the AWS settings") from error

@@ -70,11 +70,11 @@ def student_from_teacher(teacher: PreTrainedModel, config: StudentConfig) -> Pre
 
 
 def _layers_prefix(model: PreTrainedModel, num_layers: int) -> str:
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers and any(True for _ in module.parameters())
-    ]
+    found: list[str] = []
+    for name, module in model.named_modules():
+        nested = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers and not nested:
+            found.append(name)
     if len(found) != 1:
         raise ConfigurationError(
             f"a {type(model).__name__} has {len(found)} lists of {num_layers} layers, so its layers can't be told; "

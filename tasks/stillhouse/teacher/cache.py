@@ -101,7 +101,7 @@ class TeacherCache:
 
     def __init__(self, identity: CacheIdentity, shards: Sequence[tuple[str, Any]]) -> None:
         self.identity = identity
-        self._files = [file for _, file in shards]
+        self._files: list[Any] = [file for _, file in shards]
         self._logits = [file.get_tensor("logits_NC") for file in self._files]
         self._offsets = [file.get_tensor("offsets_N").tolist() if identity.hidden else [] for file in self._files]
         self._rows: dict[bytes, CachedRow] = {}
@@ -211,7 +211,7 @@ def _open_targets(folder: Path, manifest: CacheManifest) -> Any:
         raise DataRejected(f"cache shard {folder} lacks {TARGETS_FILE}; score it anew")
     if sha256_of_file(path) != manifest.files.get(TARGETS_FILE):
         raise DataRejected(f"cache shard {folder} differs from its manifest in {TARGETS_FILE}; score it anew")
-    file = safe_open(path, framework="pt")
+    file: Any = safe_open(path, framework="pt")
     if file.get_slice("documents_N16").get_shape()[0] != manifest.num_rows:
         raise DataRejected(
             f"cache shard {folder} does not hold the {manifest.num_rows} rows of its manifest; score it anew"

@@ -62,17 +62,15 @@ class DistillationTrainer(Trainer):
         # An item is a whole optimizer step, so its size is the number to normalise by. Trainer's count is of
         # tokens in some models and of sequences in others.
         value = self._loss(output.logits, hidden_BTD, targets_of(inputs), num_sequences=len(inputs["labels"]))
-        names = list(value.terms)
-        numbers = torch.stack([value.total.detach(), *value.terms.values()])
+        numbers = torch.stack([*value.terms.values(), value.total.detach()])
         # A NaN that goes unseen for one step is in every weight after it.
         if not bool(torch.isfinite(numbers).all()):
-            bad = [
-                name
-                for name, is_finite in zip(["total", *names], numbers.isfinite().tolist(), strict=True)
-                if not is_finite
-            ]
-            step = self.state.global_step + 1
-            raise DataRejected(f"the loss is not finite at step {step} (term {bad[-1]}); lower training.learning_rate")
-        loss, *terms = numbers.tolist()
-        self._recorder.add(loss, dict(zip(names, terms, strict=True)))
+            finite = numbers.isfinite().tolist()
+            term = next(name for name, is_finite in zip([*value.terms, "total"], finite, strict=True) if not is_finite)
+            raise DataRejected(
+                f"the loss is not finite at step {self.state.global_step + 1} (term {term}); "
+                "check the data and lower training.learning_rate"
+            )
+        *terms, loss = numbers.tolist()
+        self._recorder.add(loss, dict(zip(value.terms, terms, strict=True)))
         return (value.total, output) if return_outputs else value.total

@@ -3,7 +3,7 @@
 from stillhouse.orchestration.airflow.approval import PromotionApproval
 from stillhouse.orchestration.airflow.dag import RecipeDags, build_dag, build_dags, recipe_folders
 from stillhouse.orchestration.airflow.exits import RETRY_POLICY, StageKilled, error_of_exit
-from stillhouse.orchestration.airflow.operators import StageOperator, workflow_run_id
+from stillhouse.orchestration.airflow.operators import StageOperator
 from stillhouse.orchestration.airflow.params import recipe_of_run, recipe_params
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "recipe_folders",
     "recipe_of_run",
     "recipe_params",
-    "workflow_run_id",
 ]

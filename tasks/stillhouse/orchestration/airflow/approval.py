@@ -14,7 +14,7 @@ from stillhouse.orchestration.airflow.exits import RETRY_POLICY
 from stillhouse.orchestration.airflow.operators import pull_result
 from stillhouse.orchestration.airflow.params import recipe_of_run
 from stillhouse.orchestration.deployment import Deployment
-from stillhouse.orchestration.requests import read_result
+from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
 
 AUTOMATIC = "automatic"

@@ -12,8 +12,9 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
 from stillhouse.orchestration.airflow.approval import PromotionApproval
 from stillhouse.orchestration.airflow.docs import APPROVE_DOC, STAGE_DOCS, describe_recipe
-from stillhouse.orchestration.airflow.operators import APPROVE_TASK, StageOperator, airflow_place
+from stillhouse.orchestration.airflow.operators import APPROVE_TASK, StageOperator
 from stillhouse.orchestration.airflow.params import recipe_params
+from stillhouse.orchestration.places import airflow_place
 from stillhouse.orchestration.plan import PlannedTask, plan
 from stillhouse.recipe import Recipe, RecipeError, ScheduleConfig, StageName, load_recipe
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from stillhouse.orchestration.describe import recipe_sources
 from stillhouse.recipe import Recipe, StageName
-from stillhouse.recipe.sources import ModelSource
 
 STAGE_DOCS: Mapping[StageName, str] = {
     "validate": (
@@ -13,8 +13,8 @@ STAGE_DOCS: Mapping[StageName, str] = {
         "as digested Parquet: every later task reads these files and no others."
     ),
     "prepare-teacher": (
-        "Fetches the teacher, verifies it, and fine-tunes it on the task if the recipe says so. Killed, it goes on from "
-        "its last checkpoint."
+        "Fetches the teacher, verifies it, and fine-tunes it on the task if the recipe says so. Killed, it goes on "
+        "from its last checkpoint."
     ),
     "initialise": "Builds the student from the teacher's layers, as it is **before** any training.",
     "teach": (
@@ -22,8 +22,8 @@ STAGE_DOCS: Mapping[StageName, str] = {
         "this cache; records are found by row and token ids, never by position."
     ),
     "distill": (
-        "Trains one student. Arm `kd` learns from labels and teacher; arm `sft` is its control: same start, data, order "
-        "and steps without the teacher's signal. Killed, it goes on from its last checkpoint."
+        "Trains one student. Arm `kd` learns from labels and teacher; arm `sft` is its control: same start, data, "
+        "order and steps without the teacher's signal. Killed, it goes on from its last checkpoint."
     ),
     "evaluate": (
         "Scores teacher, students, the student before distillation and today's champion on the same frozen items, "
@@ -42,16 +42,14 @@ STAGE_DOCS: Mapping[StageName, str] = {
 
 APPROVE_DOC = (
     "Skips itself and the promotion unless the verdict is `promote`. With `promotion.approval: human` it waits for an "
-    "answer under *Required actions*, or to `PATCH …/hitlDetails`; no answer in time is a rejection. The answer is bound "
-    "to the digest of the decision that was shown."
+    "answer under *Required actions*, or to `PATCH …/hitlDetails`; no answer in time is a rejection. The answer is "
+    "bound to the digest of the decision that was shown."
 )
 
 
 def describe_recipe(recipe: Recipe) -> str:
     """Return what the DAG of ``recipe`` does, from what, and under which terms."""
-    rows = [("teacher", describe_source(recipe.teacher.source), recipe.teacher.licence)]
-    rows += [(name, table.origin, table.licence) for name, table in recipe.data.named_tables().items()]
-    sources = "\n".join(f"| {name} | {origin} | {licence} |" for name, origin, licence in rows)
+    sources = "\n".join(f"| {name} | {origin} | {licence} |" for name, origin, licence in recipe_sources(recipe))
     arms = " and ".join(f"`{arm}`" for arm in recipe.distillation.arms)
     return (
         f"{recipe.description}\n\n"
@@ -61,19 +59,6 @@ def describe_recipe(recipe: Recipe) -> str:
         "A task whose inputs, settings and code were seen before is not run again: it reuses the earlier result and "
         "says so. Exit codes 75 and 137 are tried again, every other failure is final.\n"
     )
-
-
-def describe_source(source: ModelSource) -> str:
-    """Return where a source's bytes come from, in a few words."""
-    match source.kind:
-        case "wheel":
-            return f"{source.member} in package {source.package} {source.version}"
-        case "path":
-            return source.path
-        case "s3":
-            return source.uri
-        case "hub":
-            return f"{source.repo} at {source.revision[:12]}"
 
 
 def _stem(path: str) -> str:

@@ -1,23 +1,17 @@
 """Buttons on a task's page in Airflow that lead to its run and report in MLflow."""
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
 from airflow.sdk import BaseOperatorLink
 
 from stillhouse.contract import StageRequest, TaskRecord
-from stillhouse.stages.records import record_key
-from stillhouse.store import ObjectStore
+from stillhouse.orchestration.describe import mlflow_run_url, mlflow_workflow_url
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-logger = logging.getLogger(__name__)
-
-SECONDS_FOR_MLFLOW = 5.0
 REPORT_ARTIFACT = "report.html"
 
 
@@ -35,7 +29,7 @@ class MlflowRunLink(BaseOperatorLink):
     name = "MLflow run"
 
     def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
-        """Return the address, or nothing. Airflow asks on the worker, when the task has ended, and stores the answer."""
+        """Return the address, or nothing. Airflow asks on the worker as the task ends, and stores the answer."""
         return _links(operator).mlflow_run
 
 
@@ -49,30 +43,18 @@ class ReportLink(BaseOperatorLink):
         return _links(operator).report
 
 
-def task_links(store: ObjectStore, request: StageRequest) -> TaskLinks:
-    """Return the links of the task that ran ``request``. Never fails: a missing button must not fail a task."""
-    try:
-        record = TaskRecord.model_validate_json(store.get(record_key(request.run_id, request.task_id)))
-    except FileNotFoundError:
+def task_links(request: StageRequest, record: TaskRecord | None) -> TaskLinks:
+    """Return the links of the task that ran ``request``.
+
+    What was reused gets its run in MLflow only when the workflow ends: its link leads to the place where it will be.
+    """
+    if request.tracking_uri is None or record is None:
         return TaskLinks()
-    if request.tracking_uri is None or record.mlflow_run_id is None:
-        return TaskLinks()
+    if record.mlflow_run_id is None:
+        table = mlflow_workflow_url(request.tracking_uri, request.recipe["name"], request.run_id)
+        return TaskLinks(mlflow_run=table, report=table if request.stage == "decide" else "")
     run = mlflow_run_url(request.tracking_uri, record.mlflow_run_id)
     return TaskLinks(mlflow_run=run, report=f"{run}/artifacts/{REPORT_ARTIFACT}" if request.stage == "decide" else "")
-
-
-def mlflow_run_url(tracking_uri: str, mlflow_run_id: str) -> str:
-    """Return the address of a run's page. Without an answer from MLflow, its page that looks the run up."""
-    base = tracking_uri.rstrip("/")
-    try:
-        answer = httpx.get(
-            f"{base}/api/2.0/mlflow/runs/get", params={"run_id": mlflow_run_id}, timeout=SECONDS_FOR_MLFLOW
-        )
-        experiment = answer.raise_for_status().json()["run"]["info"]["experiment_id"]
-    except (httpx.HTTPError, KeyError, ValueError) as error:
-        logger.warning("MLflow did not say where run %s is: %s", mlflow_run_id, type(error).__name__)
-        return f"{base}/#/runs/{mlflow_run_id}"
-    return f"{base}/#/experiments/{experiment}/runs/{mlflow_run_id}"
 
 
 def _links(operator: Any) -> TaskLinks:

@@ -10,15 +10,25 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from stillhouse.contract import ConfigurationError, ExitCode, ResultRef, StageRequest, TaskRecord, pretty_json
+from stillhouse.contract import (
+    ConfigurationError,
+    ExitCode,
+    ResultRef,
+    StageRequest,
+    StillhouseError,
+    TaskRecord,
+    exit_code_of,
+    pretty_json,
+)
 from stillhouse.orchestration.airflow.exits import RETRY_POLICY, StageKilled, error_of_exit
 from stillhouse.orchestration.airflow.links import MlflowRunLink, ReportLink, TaskLinks, task_links
 from stillhouse.orchestration.airflow.params import recipe_of_run
-from stillhouse.orchestration.airflow.process import StageProcess
 from stillhouse.orchestration.deployment import Deployment
+from stillhouse.orchestration.places import airflow_place, workflow_run_id
 from stillhouse.orchestration.plan import PlannedTask, plan
+from stillhouse.orchestration.process import StageProcess
 from stillhouse.orchestration.requests import build_request
-from stillhouse.recipe import Recipe
+from stillhouse.recipe import Recipe, RecipeError, load_recipe
 from stillhouse.stages.catalog import find_reusable, key_of
 from stillhouse.stages.records import Recorder, record_key
 from stillhouse.store import ObjectStore, open_store
@@ -30,17 +40,6 @@ def stage_command(request: StageRequest, uri: str, work: Path) -> tuple[str, ...
     """Return the command that runs ``request``, which lies at ``uri``, with this interpreter."""
     stage = (sys.executable, "-m", "stillhouse.cli", "stage", request.stage)
     return (*stage, "--request", uri, "--work", str(work))
-
-
-def workflow_run_id(dag_id: str, dag_run_id: str) -> str:
-    """Return the name of a run beyond Airflow, where run ids of different DAGs would meet."""
-    return f"{dag_id}__{dag_run_id}"
-
-
-def airflow_place(task_id: str) -> tuple[str, int]:
-    """Return the Airflow task and map index under which the planned task ``task_id`` runs."""
-    stage, _, shard = task_id.partition("-")
-    return (stage, int(shard)) if stage == "teach" else (task_id, -1)
 
 
 def pull_result(context: Context, task_id: str) -> ResultRef:
@@ -84,14 +83,18 @@ class StageOperator(BaseOperator):
             StillhouseError: What went wrong; `RETRY_POLICY` decides about another try.
         """
         deployment = Deployment.from_environment()
-        recipe = recipe_of_run(Path(self.recipe_file), context["params"])
-        task = next(task for task in plan(recipe) if task.task_id == self.planned_task)
+        task = next(task for task in plan(load_recipe(Path(self.recipe_file))) if task.task_id == self.planned_task)
         if task.stage in ("promote", "announce") and deployment.tracking_uri is None:
             raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI")
-        request = self._request(context, task, recipe, deployment)
         store = open_store(deployment.store)
-        reference = self._reuse(store, request) or self._run(store, request, deployment.work)
-        self.links = task_links(store, request)
+        try:
+            recipe = recipe_of_run(Path(self.recipe_file), context["params"])
+            request = self._request(context, task, recipe, deployment)
+            reference = self._reuse(store, request) or self._run(store, request, deployment.work)
+        except (StillhouseError, RecipeError) as error:
+            _record_failure(store, run_id_of(context), task, error)
+            raise
+        self.links = task_links(request, read_record(store, request))
         return reference.model_dump(mode="json")
 
     def on_kill(self) -> None:
@@ -107,7 +110,7 @@ class StageOperator(BaseOperator):
         return build_request(
             task,
             recipe=recipe,
-            run_id=workflow_run_id(context["dag"].dag_id, context["run_id"]),
+            run_id=run_id_of(context),
             results={task_id: pull_result(context, task_id) for task_id in sorted(sources)},
             deployment=deployment,
             parameters=parameters,
@@ -131,7 +134,7 @@ class StageOperator(BaseOperator):
         returncode = self._process.follow(self.log.info)
         record = read_record(store, request)
         if returncode != 0:
-            raise _failure(store, request, record, returncode)
+            raise error_of_exit(returncode, record.message if record and record.state == "failed" else "")
         if record is None or record.result is None:
             raise error_of_exit(ExitCode.BUG, "the stage ended well but recorded no result")
         self.log.info("%s", record.message)
@@ -146,19 +149,24 @@ def read_record(store: ObjectStore, request: StageRequest) -> TaskRecord | None:
         return None
 
 
-def _failure(store: ObjectStore, request: StageRequest, record: TaskRecord | None, returncode: int) -> Exception:
-    recorded = record.message if record is not None and record.state == "failed" else ""
-    error = error_of_exit(returncode, recorded)
-    if isinstance(error, StageKilled) and record is not None and not recorded:
-        # A killed process could not say so itself.
-        ended = record.replace(
-            state="failed",
-            message=str(error),
-            exit_code=int(ExitCode.KILLED),
-            updated_at=datetime.now(UTC),
+def run_id_of(context: Context) -> str:
+    """Return the name of the workflow run beyond Airflow."""
+    return workflow_run_id(context["dag"].dag_id, context["run_id"])
+
+
+def _record_failure(store: ObjectStore, run_id: str, task: PlannedTask, error: StillhouseError | RecipeError) -> None:
+    """Record why a task failed where it could not do so itself: it was killed, or never began."""
+    key = record_key(run_id, task.task_id)
+    try:
+        record = TaskRecord.model_validate_json(store.get(key))
+    except FileNotFoundError:
+        record = TaskRecord(
+            run_id=run_id, task_id=task.task_id, stage=task.stage, state="running", updated_at=datetime.now(UTC)
         )
-        store.put(record_key(request.run_id, request.task_id), pretty_json(ended))
-    return error
+    if record.state != "failed":
+        code = ExitCode.KILLED if isinstance(error, StageKilled) else exit_code_of(error)
+        changes = {"state": "failed", "message": str(error), "exit_code": int(code), "updated_at": datetime.now(UTC)}
+        store.put(key, pretty_json(record.replace(**changes)))
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Server processes that outlive nobody: each leads its own group, is known by pid and birth, and ends with its children."""
+"""Server processes: each leads its own group, is known by pid and birth, and ends with all its children."""
 
 import logging
 import os
@@ -43,13 +43,18 @@ class ServerProcess(Config):
             )
         return cls(name=name, pid=process.pid, born=psutil.Process(process.pid).create_time())
 
+    @classmethod
+    def this(cls) -> Self:
+        """Describe the process that runs this."""
+        return cls(name="quickstart", pid=os.getpid(), born=psutil.Process().create_time())
+
     def alive(self) -> bool:
         """Tell whether the process still runs."""
         found = self._find()
         return found is not None and found.status() != psutil.STATUS_ZOMBIE
 
     def stop(self, *, polite: signal.Signals = signal.SIGTERM) -> None:
-        """End the process and everything that it started: ``polite`` to the leader first, SIGKILL to whoever is left."""
+        """End the process and all that it started: ``polite`` to the leader first, SIGKILL to whoever is left."""
         found = self._find()
         family = [] if found is None else [found, *_children(found)]
         if found is not None and self.alive():

@@ -36,6 +36,8 @@ class Servers(Config):
     mlflow: ServerProcess
     airflow_url: str
     mlflow_url: str
+    owner: ServerProcess
+    """The quickstart that stops them when it ends."""
 
     def alive(self) -> bool:
         """Tell whether both processes run."""
@@ -89,10 +91,22 @@ def start_servers(folder: RunFolder, *, dags: Path) -> Servers:
         folder=folder.airflow_home,
     )
     servers = Servers(
-        airflow=airflow, mlflow=mlflow, airflow_url=f"http://{LOOPBACK}:{airflow_port}", mlflow_url=mlflow_url
+        airflow=airflow,
+        mlflow=mlflow,
+        airflow_url=f"http://{LOOPBACK}:{airflow_port}",
+        mlflow_url=mlflow_url,
+        owner=ServerProcess.this(),
     )
     folder.state_file.write_bytes(pretty_json(servers))
     return servers
+
+
+def adopt(servers: Servers, folder: RunFolder) -> bool:
+    """Take over servers whose quickstart was killed; return whether they are ours now."""
+    if servers.owner.alive():
+        return False
+    folder.state_file.write_bytes(pretty_json(servers.model_copy(update={"owner": ServerProcess.this()})))
+    return True
 
 
 def wait_until_ready(servers: Servers, folder: RunFolder, *, timeout: float = SECONDS_TO_START) -> None:

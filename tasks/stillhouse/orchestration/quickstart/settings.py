@@ -145,7 +145,7 @@ def mlflow_environment() -> dict[str, str]:
 
 def airflow_environment(folder: RunFolder, *, dags: Path, port: int, tracking_uri: str) -> dict[str, str]:
     """Return the environment of ``airflow standalone``: small, quick to react, on the loopback interface."""
-    settings = {
+    settings: dict[str, dict[str, object]] = {
         "core": {
             "dags_folder": dags,
             "load_examples": False,

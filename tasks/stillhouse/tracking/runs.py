@@ -1,0 +1,218 @@
+"""MLflow runs: one per workflow run, and below it one per task, found again whenever the task is tried again."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH
+
+from stillhouse.contract import HistoryPoint, StageBug, StageResult, TrainingHistory
+from stillhouse.recipe import Recipe
+from stillhouse.tracking.content import recipe_params, result_datasets, result_metrics, result_tags
+from stillhouse.tracking.live import LiveCurve, curve_metrics
+from stillhouse.tracking.server import connect, server_errors_explained
+
+logger = logging.getLogger(__name__)
+logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+Item = TypeVar("Item")
+
+_RUN_TAG = "stillhouse.run_id"
+_TASK_TAG = "stillhouse.task_id"
+_KIND_TAG = "stillhouse.kind"
+_NOTE_TAG = "mlflow.note.content"
+_PARENT_TAG = "mlflow.parentRunId"
+_SAMPLING_SECONDS = 5.0
+_SHOWN_IN_WORKFLOW = {"evaluate", "decide", "promote"}
+"""Stages whose figures and files the workflow's run shows, too: that is the run that people open and compare."""
+
+
+class Tracking:
+    """One experiment on one MLflow server.
+
+    Every method can be repeated and then changes nothing. All raise ``TryAgain`` within seconds when the server is
+    away, and ``NotPermitted`` when it refuses the credentials.
+
+    Args:
+        uri: Address of the server.
+        experiment: Name of the experiment; it is created if there is none.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._uri = uri
+        self._client = connect(uri)
+        with server_errors_explained(uri):
+            self._experiment_id = self._open_experiment(experiment)
+
+    def open_workflow(self, run_id: str, recipe: Recipe, links: Mapping[str, str] | None = None) -> str:
+        """Find or create the run of a workflow run, and show its recipe.
+
+        Args:
+            run_id: The workflow run.
+            recipe: Its recipe, whose fields become parameters.
+            links: Addresses to show in the run's description, by name.
+
+        Returns:
+            The MLflow run id.
+        """
+        with server_errors_explained(self._uri):
+            run = self._find_or_create(
+                {_KIND_TAG: "workflow", _RUN_TAG: run_id, "stillhouse.recipe": recipe.name},
+                name=f"{recipe.name} {datetime.now(UTC):%d %b %H:%M}",
+            )
+            params = {name: text for name, text in recipe_params(recipe).items() if name not in run.data.params}
+            for batch in _batches(list(params.items()), MAX_PARAMS_TAGS_PER_BATCH):
+                self._client.log_batch(run.info.run_id, params=[Param(*item) for item in batch])
+            if links or _NOTE_TAG not in run.data.tags:
+                lines = [recipe.description, *(f"- [{name}]({address})" for name, address in (links or {}).items())]
+                self._client.set_tag(run.info.run_id, _NOTE_TAG, "\n".join(lines))
+        return str(run.info.run_id)
+
+    def open_task(self, run_id: str, task_id: str, stage: str) -> str:
+        """Find or create the run of a task, below its workflow's, and set it running.
+
+        Returns:
+            The MLflow run id.
+
+        Raises:
+            StageBug: The workflow's run was not opened before.
+        """
+        with server_errors_explained(self._uri):
+            parent = self._find({_KIND_TAG: "workflow", _RUN_TAG: run_id})
+            if parent is None:
+                raise StageBug(f"workflow run {run_id} has no MLflow run; open_workflow comes before open_task")
+            tags = {_KIND_TAG: "task", _RUN_TAG: run_id, _TASK_TAG: task_id, "stillhouse.stage": stage}
+            run = self._find_or_create(tags, name=task_id, parent=parent)
+        return str(run.info.run_id)
+
+    def publish(
+        self,
+        mlflow_run_id: str,
+        result: StageResult,
+        *,
+        history: TrainingHistory | None = None,
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Show a result: figures, curves, digests, data sets and files.
+
+        Args:
+            mlflow_run_id: The task's run.
+            result: The result.
+            history: The curves of its training.
+            files: Files and folders to keep as artifacts; a folder goes below its name here.
+        """
+        with server_errors_explained(self._uri):
+            run = self._client.get_run(mlflow_run_id)
+            self._show(mlflow_run_id, result, files or {})
+            self._tag(mlflow_run_id, result_tags(result))
+            datasets = result_datasets(result)
+            if datasets:
+                self._client.log_inputs(mlflow_run_id, datasets)
+            if history:
+                start = run.info.start_time
+                self._log(mlflow_run_id, [m for point in history.points for m in curve_metrics(point, start)])
+            parent = run.data.tags.get(_PARENT_TAG)
+            if parent and result.stage in _SHOWN_IN_WORKFLOW:
+                self._show(parent, result, files or {}, costs=False)
+
+    def live(self, mlflow_run_id: str) -> Callable[[HistoryPoint], None]:
+        """Return what draws a training's points as they come, in the background, and never fails."""
+        with server_errors_explained(self._uri):
+            start = self._client.get_run(mlflow_run_id).info.start_time
+        return LiveCurve(self._client, mlflow_run_id, start)
+
+    @contextmanager
+    def system_metrics(self, mlflow_run_id: str) -> Iterator[None]:
+        """Sample processor, memory, disk, network and GPU into the task's run, every five seconds."""
+        monitor = SystemMetricsMonitor(
+            mlflow_run_id, sampling_interval=_SAMPLING_SECONDS, resume_logging=True, tracking_uri=self._uri
+        )
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def close_task(self, mlflow_run_id: str, status: RunStatus) -> None:
+        """End a task's run."""
+        with server_errors_explained(self._uri):
+            self._client.set_terminated(mlflow_run_id, status)
+
+    def close_workflow(self, run_id: str, status: RunStatus, tags: Mapping[str, str] | None = None) -> None:
+        """End a workflow's run, and with it the runs of tasks that were killed without a word.
+
+        Args:
+            run_id: The workflow run.
+            status: How it ended.
+            tags: Tags to set, such as the verdict.
+        """
+        with server_errors_explained(self._uri):
+            run = self._find({_KIND_TAG: "workflow", _RUN_TAG: run_id})
+            if run is None:
+                return
+            for task in self._search({_KIND_TAG: "task", _RUN_TAG: run_id}):
+                if task.info.status == "RUNNING":
+                    self._client.set_terminated(task.info.run_id, "KILLED")
+            self._tag(run.info.run_id, tags or {})
+            self._client.set_terminated(run.info.run_id, status)
+
+    def _open_experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another task was faster
+                    raise
+                found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id)
+
+    def _find_or_create(self, tags: Mapping[str, str], *, name: str, parent: Run | None = None) -> Run:
+        found = self._find(tags)
+        if found is None:
+            extra = {_PARENT_TAG: parent.info.run_id} if parent else {}
+            created = self._client.create_run(self._experiment_id, tags={**tags, **extra}, run_name=name)
+            found = self._find(tags) or created
+            if found.info.run_id != created.info.run_id:  # another task was faster
+                self._client.delete_run(created.info.run_id)
+        if found.info.status != "RUNNING":
+            self._client.update_run(found.info.run_id, status="RUNNING")
+        return found
+
+    def _find(self, tags: Mapping[str, str]) -> Run | None:
+        """Return the oldest run with these tags."""
+        return min(self._search(tags), key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+    def _search(self, tags: Mapping[str, str]) -> list[Run]:
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        return list(self._client.search_runs([self._experiment_id], query, max_results=1000))
+
+    def _show(self, mlflow_run_id: str, result: StageResult, files: Mapping[str, Path], *, costs: bool = True) -> None:
+        # The result's own time, not now: logging the same again adds nothing.
+        timestamp = int(result.finished_at.timestamp() * 1000)
+        figures = result_metrics(result) if costs else result.metrics
+        self._log(mlflow_run_id, [Metric(name, value, timestamp, 0) for name, value in figures.items()])
+        for name, path in files.items():
+            if path.is_dir():
+                self._client.log_artifacts(mlflow_run_id, str(path), artifact_path=name)
+            else:
+                self._client.log_artifact(mlflow_run_id, str(path))
+
+    def _log(self, mlflow_run_id: str, metrics: list[Metric]) -> None:
+        for batch in _batches(metrics, MAX_METRICS_PER_BATCH):
+            self._client.log_batch(mlflow_run_id, metrics=batch)
+
+    def _tag(self, mlflow_run_id: str, tags: Mapping[str, str]) -> None:
+        for batch in _batches(list(tags.items()), MAX_PARAMS_TAGS_PER_BATCH):
+            self._client.log_batch(mlflow_run_id, tags=[RunTag(*item) for item in batch])
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,66 @@
+"""A toy project: a recipe, its files, and DAGs whose stages are run by `fake_stage.py`."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
+
+FAKE_STAGE = Path(__file__).with_name("fake_stage.py")
+TABLE = {"source": {"kind": "path", "path": "rows.csv"}, "format": "csv", "licence": "MIT", "origin": "made up"}
+RECIPE = {
+    "name": "toy",
+    "description": "A toy workflow.",
+    "task": "text-classification",
+    "data": {
+        "domain": "movies",
+        "labels": ["negative", "positive"],
+        "train": TABLE,
+        "ood": [{"name": "tweets", "table": TABLE}],
+    },
+    "teacher": {
+        "source": {"kind": "path", "path": "teacher"},
+        "licence": "Apache-2.0",
+        "finetune": {"epochs": 2},
+        "shards": 2,
+    },
+    "student": {"layers": 3},
+    "gate": {"policy": "policy.yaml"},
+    "promotion": {"model": "toy", "approval": "auto"},
+}
+DAG_FILE = f"""
+# An Airflow DAG file that runs fake stages.
+from pathlib import Path
+
+from stillhouse.orchestration.airflow import build_dags, operators, recipe_folders
+
+operators.stage_command = lambda request, uri, work: (
+    {sys.executable!r}, {str(FAKE_STAGE)!r}, request.stage, "--request", uri, "--work", str(work)
+)
+globals().update(build_dags(*recipe_folders(Path(__file__).parent / "recipes")).dags)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return the folder of a project with one DAG, ``toy``."""
+    recipes = tmp_path / "dags" / "recipes"
+    (recipes / "teacher").mkdir(parents=True)
+    (recipes / "teacher" / "config.json").write_text("{}")
+    (recipes / "rows.csv").write_text("text,label\n")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "toy.yaml").write_text("name: toy\n")
+    document = RECIPE | {"gate": {"policy": "../../policies/toy.yaml"}}
+    (recipes / "toy.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    (tmp_path / "dags" / "distillation.py").write_text(DAG_FILE)
+    return tmp_path
+
+
+@pytest.fixture
+def recipe_file(project: Path) -> Path:
+    """Return the toy recipe's file."""
+    return project / "dags" / "recipes" / "toy.yaml"

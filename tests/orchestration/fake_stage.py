@@ -1,0 +1,134 @@
+"""A stand-in for ``stillhouse stage``: the real runner around stages that take no time and need no models.
+
+What it does beside that is told by the environment, in ``FAKE_STAGE``: JSON from task id to behaviour. ``exit``: end
+with this code. ``kill``: SIGKILL itself. ``times``: only on the first tries. ``sleep``: seconds of work. ``verdict``:
+what ``decide`` says.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+from stillhouse.contract import (
+    Decision,
+    Estimate,
+    EvaluationSummary,
+    ExitCode,
+    ModelScores,
+    Progress,
+    StageRequest,
+    SuiteSummary,
+    pretty_json,
+)
+from stillhouse.stages import CATALOG, StageContext, StageOutcome, run_stage, stop_on_sigterm
+from stillhouse.store import locate
+
+OUTPUTS = {
+    "validate": ("train", "validation", "test", "ood-tweets", "report"),
+    "prepare-teacher": ("model", "history"),
+    "initialise": ("model",),
+    "teach": ("cache",),
+    "distill": ("model", "history"),
+    "evaluate": ("records", "summary", "timings"),
+    "decide": ("decision", "card", "report"),
+    "promote": ("promotion",),
+    "announce": (),
+}
+
+
+def behaviour(task_id: str) -> dict[str, object]:
+    return json.loads(os.environ.get("FAKE_STAGE", "{}")).get(task_id, {})
+
+
+def first_tries(context: StageContext, times: object) -> bool:
+    counter = context.workspace / "tries"
+    tries = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(tries + 1))
+    return not isinstance(times, int) or tries < times
+
+
+def run(context: StageContext) -> StageOutcome:
+    told = behaviour(context.request.task_id)
+    sys.stdout.write(f"fake work on {context.request.task_id}\n")
+    sys.stdout.flush()
+    if first_tries(context, told.get("times")):
+        if told.get("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "exit" in told:
+            raise SystemExit(told["exit"])
+    steps = int(float(str(told.get("sleep", 0))) * 10)
+    for step in range(steps):
+        context.report_progress(
+            Progress(done=step + 1, total=steps, unit="steps", rate=80.0, seconds_left=(steps - step) / 10)
+        )
+        time.sleep(0.1)
+    for name in OUTPUTS[context.request.stage]:
+        context.save_bytes(name, content(context, name, told), ".md" if name == "card" else ".json")
+    return StageOutcome(summary=f"{context.request.task_id} did its work")
+
+
+def content(context: StageContext, name: str, told: dict[str, object]) -> bytes:
+    if name == "decision":
+        return pretty_json(decision(str(told.get("verdict", "promote"))))
+    if name == "summary":
+        return pretty_json(summary())
+    if name == "card":
+        return b"# Promote?\n\n| rule | outcome |\n|---|---|\n| floor | pass |\n"
+    if name == "promotion":
+        return pretty_json({"approval": context.request.parameters.get("approval")})
+    return pretty_json({"task": context.request.task_id, "output": name})
+
+
+def decision(verdict: str) -> Decision:
+    digest = "0" * 64
+    return Decision(
+        verdict=verdict,
+        candidate="kd",
+        model_sha256=digest,
+        champion_sha256=None,
+        policy="toy",
+        policy_sha256=digest,
+        evidence_sha256=digest,
+        rules=(),
+    )
+
+
+def summary() -> EvaluationSummary:
+    sure = Estimate(value=0.9, low=0.9, high=0.9, standard_error=0.0, n=10)
+    scores = ModelScores(accuracy=sure, macro_f1=sure, ece=sure, nll=sure, truncated=0)
+    suite = SuiteSummary(name="movies", kind="in-domain", num_items=10, items_sha256="0" * 64, models={"kd": scores})
+    return EvaluationSummary(
+        confidence=0.95,
+        resamples=100,
+        candidate="kd",
+        models=("kd",),
+        suites=(suite,),
+        comparisons=(),
+        retention={},
+        drops={},
+        excess_drops={},
+    )
+
+
+def main(stage: str, uri: str, work: str) -> int:
+    stop_on_sigterm()
+    for spec in CATALOG.values():
+        sys.modules[spec.module] = types.ModuleType(spec.module)
+        sys.modules[spec.module].run = run
+    store, key = locate(uri)
+    request = StageRequest.model_validate_json(store.get(key))
+    assert request.stage == stage
+    try:
+        run_stage(request.model_copy(update={"tracking_uri": None}), work=Path(work))
+    except SystemExit as told:
+        return int(told.code or 0)
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    arguments = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
+    sys.exit(main(sys.argv[1], arguments["--request"], arguments["--work"]))

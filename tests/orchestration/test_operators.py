@@ -1,0 +1,271 @@
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
+
+from stillhouse.contract import (
+    DataRejected,
+    Decision,
+    IntegrityError,
+    StageBug,
+    StageResult,
+    TryAgain,
+    pretty_json,
+    sha256_of,
+)
+from stillhouse.orchestration.airflow import PromotionApproval, StageKilled, StageOperator, operators
+from stillhouse.orchestration.places import airflow_place
+from stillhouse.orchestration.plan import plan
+from stillhouse.recipe import RecipeError, load_recipe
+from stillhouse.stages import read_records
+from stillhouse.store import open_store, save_bytes
+
+FAKE_STAGE = Path(__file__).with_name("fake_stage.py")
+
+
+class Run:
+    """One workflow run without Airflow: its tasks share XComs in a dict."""
+
+    def __init__(self, project: Path, recipe_file: Path, run_id: str = "r1", **params: Any) -> None:
+        self.store = open_store(f"file://{project / 'store'}")
+        self.recipe_file = recipe_file
+        self.run_id = run_id
+        self.params = {name.replace("__", "."): value for name, value in params.items()}
+        self.xcoms: dict[tuple[str, int], Any] = {}
+
+    def context(self) -> Any:
+        def xcom_pull(*, task_ids: str, map_indexes: int = -1) -> Any:
+            return self.xcoms.get((task_ids, map_indexes))
+
+        return {
+            "ti": SimpleNamespace(xcom_pull=xcom_pull),
+            "task_instance": SimpleNamespace(id="0"),
+            "params": self.params,
+            "dag": SimpleNamespace(dag_id="toy"),
+            "run_id": self.run_id,
+        }
+
+    def stage(self, task_id: str) -> Any:
+        operator = StageOperator(task_id=task_id, planned_task=task_id, recipe_file=str(self.recipe_file))
+        self.xcoms[airflow_place(task_id)] = operator.execute(self.context())
+        return self.xcoms[airflow_place(task_id)]
+
+    def up_to(self, last: str) -> None:
+        for task in plan(load_recipe(self.recipe_file)):
+            self.stage(task.task_id)
+            if task.task_id == last:
+                return
+
+    def decided(self, verdict: str = "promote") -> None:
+        """Leave behind what ``decide`` would."""
+        decision = Decision(
+            verdict=verdict,
+            candidate="kd",
+            model_sha256="1" * 64,
+            champion_sha256=None,
+            policy="toy",
+            policy_sha256="2" * 64,
+            evidence_sha256="3" * 64,
+            rules=(),
+        )
+        outputs = {
+            "decision": save_bytes(self.store, "decide/decision.json", pretty_json(decision)),
+            "card": save_bytes(self.store, "decide/card.md", b"# Promote?"),
+        }
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        result = StageResult(
+            stage="decide",
+            key="4" * 64,
+            outputs=outputs,
+            summary=verdict,
+            started_at=moment,
+            finished_at=moment,
+            seconds=0,
+            cpu_seconds=0,
+            peak_memory_bytes=0,
+            code_version="5" * 64,
+        )
+        document = pretty_json(result)
+        self.store.put("decide/result.json", document)
+        self.xcoms["decide", -1] = {"uri": self.store.uri("decide/result.json"), "sha256": sha256_of(document)}
+
+    def approve(self) -> Any:
+        self.xcoms["approve", -1] = self.approval().execute(self.context())
+        return self.xcoms["approve", -1]
+
+    def approval(self) -> PromotionApproval:
+        return PromotionApproval(task_id="approve", recipe_file=str(self.recipe_file))
+
+    def record(self, task_id: str) -> Any:
+        return read_records(self.store, f"toy__{self.run_id}")[task_id]
+
+
+@pytest.fixture(autouse=True)
+def deployment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_STORE", f"file://{project / 'store'}")
+    monkeypatch.setenv("STILLHOUSE_WORK", str(project / "work"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////secret")
+
+    def command(request: Any, uri: str, work: Path) -> tuple[str, ...]:
+        return (sys.executable, str(FAKE_STAGE), request.stage, "--request", uri, "--work", str(work))
+
+    monkeypatch.setattr(operators, "stage_command", command)
+
+
+def behave(monkeypatch: pytest.MonkeyPatch, **told: dict[str, Any]) -> None:
+    monkeypatch.setenv("FAKE_STAGE", json.dumps({name.replace("_", "-"): what for name, what in told.items()}))
+
+
+def test_only_uri_and_digest_travel(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+
+    assert set(run.stage("validate")) == {"uri", "sha256"}
+    assert run.record("validate").state == "succeeded"
+
+
+def test_equal_work_is_reused_without_a_process(
+    project: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Run(project, recipe_file).stage("validate")
+    monkeypatch.setattr(operators, "stage_command", lambda *parts: pytest.fail("a process was started"))
+    second = Run(project, recipe_file, run_id="r2")
+
+    assert second.stage("validate") == first
+    assert second.record("validate").state == "reused"
+    assert "same content key" in second.record("validate").message
+
+
+def test_changed_parameter_is_new_work(project: Path, recipe_file: Path) -> None:
+    Run(project, recipe_file).up_to("distill-kd")
+    other = Run(project, recipe_file, run_id="r2", distillation__alpha=0.9)
+    other.up_to("distill-kd")
+
+    assert other.record("initialise").state == "reused"
+    assert other.record("distill-kd").state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "code"),
+    [
+        ({"exit": 65}, DataRejected, 65),
+        ({"exit": 75}, TryAgain, 75),
+        ({"exit": 1}, StageBug, 70),
+        ({"kill": True}, StageKilled, 137),
+    ],
+)
+def test_failed_stage_raises_by_its_exit_code(
+    project: Path,
+    recipe_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[str, Any],
+    error: type[Exception],
+    code: int,
+) -> None:
+    behave(monkeypatch, validate=told)
+    run = Run(project, recipe_file)
+
+    with pytest.raises(error):
+        run.stage("validate")
+    assert run.record("validate").state == "failed"
+    if "kill" in told:
+        assert run.record("validate").exit_code == code
+
+
+def test_killed_stage_succeeds_on_the_next_try(
+    project: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(monkeypatch, validate={"kill": True, "times": 1})
+    run = Run(project, recipe_file)
+
+    with pytest.raises(StageKilled):
+        run.stage("validate")
+    run.stage("validate")
+    assert run.record("validate").state == "succeeded"
+
+
+def test_result_that_changed_under_its_digest_is_refused(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+    run.stage("validate")
+    run.xcoms["validate", -1] = run.xcoms["validate", -1] | {"sha256": "0" * 64}
+
+    with pytest.raises(IntegrityError, match="differs"):
+        run.stage("prepare-teacher")
+    assert run.record("prepare-teacher").exit_code == 65
+
+
+def test_parameter_that_the_recipe_refuses_is_recorded(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file, student__nonsense=1)
+
+    with pytest.raises(RecipeError):
+        run.stage("validate")
+    assert run.record("validate").exit_code == 78
+
+
+def test_promotion_needs_a_tracking_server(project: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+    with pytest.raises(AirflowSkipException, match="MLFLOW_TRACKING_URI"):
+        Run(project, recipe_file).stage("announce")
+
+
+def test_automatic_approval_names_the_decision(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+    run.decided()
+
+    answer = run.approve()
+
+    assert answer["approved"]
+    assert answer["by"] == "automatic"
+    assert len(answer["decision_sha256"]) == 64
+
+
+@pytest.mark.parametrize("verdict", ["reject", "inconclusive"])
+def test_nothing_is_approved_without_the_verdict(project: Path, recipe_file: Path, verdict: str) -> None:
+    run = Run(project, recipe_file)
+    run.decided(verdict)
+
+    with pytest.raises(AirflowSkipException, match=verdict):
+        run.approve()
+
+
+def test_human_approval_shows_the_card_and_is_bound_to_the_decision(
+    project: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **detail: asked.update(detail)
+    )
+    run = Run(project, recipe_file, promotion__approval="human", promotion__approval_hours=2)
+    run.decided()
+
+    with pytest.raises(TaskAwaitingInput) as parked:
+        run.approve()
+
+    assert parked.value.kwargs is not None
+    shown = parked.value.kwargs["shown_sha256"]
+    assert shown[:12] in asked["subject"]
+    assert shown in asked["body"]
+    assert "# Promote?" in asked["body"]
+    assert asked["defaults"] == ["Reject"]
+    assert parked.value.timeout.total_seconds() == 7200
+
+    answer = {
+        "chosen_options": ["Approve"],
+        "params_input": {},
+        "responded_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "responded_by_user": {"id": "1", "name": "ada"},
+    }
+    taken = run.approval().execute_complete(run.context(), answer, shown_sha256=shown)
+    assert (taken["by"], taken["approved"], taken["decision_sha256"]) == ("ada", True, shown)
+    with pytest.raises(DataRejected, match="ask again"):
+        run.approval().execute_complete(run.context(), answer, shown_sha256="0" * 64)
+
+
+def test_stage_does_not_see_airflows_secrets(project: Path, recipe_file: Path) -> None:
+    assert not any(name.startswith("AIRFLOW") for name in operators._environment())

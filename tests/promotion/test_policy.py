@@ -1,0 +1,88 @@
+"""Policy files: what ships can be read and means what it should; what is wrong is said in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillhouse.contract import ConfigurationError
+from stillhouse.promotion.policy import Policy, load_policy
+
+POLICIES = Path(__file__).parents[2] / "mlflow" / "policies"
+
+GOOD: dict[str, Any] = {
+    "name": "tests",
+    "description": "Of tests.",
+    "rules": [{"kind": "accuracy-floor", "name": "floor", "floor": 0.8}],
+}
+
+
+def write(folder: Path, document: Any) -> Path:
+    path = folder / "policy.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_policies_that_ship_protect_service(path: Path) -> None:
+    policy = load_policy(path)
+    assert policy.name == path.stem
+    kinds = {rule.kind for rule in policy.rules}
+    assert {"minimum-items", "accuracy-floor", "retention", "beats-start", "not-worse-than-champion"} <= kinds
+
+
+def test_the_layout_of_the_file_does_not_change_the_digest(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("# a comment\n" + yaml.safe_dump(GOOD, default_flow_style=True))
+    assert load_policy(path).digest == load_policy(write(tmp_path, GOOD)).digest
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_another_bound_is_another_digest(one: float, other: float) -> None:
+    def digest(floor: float) -> str:
+        return Policy.model_validate(GOOD | {"rules": [GOOD["rules"][0] | {"floor": floor}]}).digest
+
+    assert (digest(one) == digest(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"kind": "accuracy-floor", "name": "floor"}, "floor: Field required"),
+        ({"kind": "accuracy-floor", "name": "floor", "floor": 1.5}, "floor: Input should be less than or equal to 1"),
+        ({"kind": "accuracy-floor", "name": "floor", "floor": 0.8, "celing": 1}, "celing: Extra inputs"),
+        ({"kind": "accuracy-flor", "name": "floor", "floor": 0.8}, "does not match any of the expected tags"),
+        ({"kind": "ood-drop", "name": "drop", "margin": 0.1, "suites": "in-domain"}, "suites: String should match"),
+        ({"kind": "ood-drop", "name": "drop", "margin": float("nan")}, "finite number"),
+        ({"kind": "retention", "name": "Not A Name", "floor": 0.9}, "name: String should match"),
+    ],
+)
+def test_a_wrong_rule_is_explained_in_one_line(tmp_path: Path, rule: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_policy(write(tmp_path, GOOD | {"rules": [rule]}))
+    text = str(caught.value)
+    assert message in text
+    assert "rules.0" in text
+    assert "\n" not in text
+
+
+def test_two_rules_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="distinct names"):
+        load_policy(write(tmp_path, GOOD | {"rules": GOOD["rules"] * 2}))
+
+
+def test_a_policy_without_rules_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="rules"):
+        load_policy(write(tmp_path, GOOD | {"rules": []}))
+
+
+def test_a_missing_file_and_bad_yaml_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load_policy(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("rules: [")
+    with pytest.raises(ConfigurationError, match="not valid YAML"):
+        load_policy(broken)
