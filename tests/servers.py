@@ -163,5 +163,7 @@ def mlflow_server(folder: Path, *, port: int | None = None) -> Iterator[Server]:
     ]
     url = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with running(command, environment=environment, folder=folder, url=url, ready=lambda: answers(f"{url}/health")) as server:
+    with running(
+        command, environment=environment, folder=folder, url=url, ready=lambda: answers(f"{url}/health")
+    ) as server:
         yield server

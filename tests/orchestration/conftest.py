@@ -45,19 +45,24 @@ globals().update(build_dags(*recipe_folders(Path(__file__).parent / "recipes")).
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Return the folder of a project with one DAG, ``toy``."""
-    recipes = tmp_path / "dags" / "recipes"
+def make_project(root: Path) -> Path:
+    """Make a project with one DAG, ``toy``, in ``root``."""
+    recipes = root / "dags" / "recipes"
     (recipes / "teacher").mkdir(parents=True)
     (recipes / "teacher" / "config.json").write_text("{}")
     (recipes / "rows.csv").write_text("text,label\n")
-    (tmp_path / "policies").mkdir()
-    (tmp_path / "policies" / "toy.yaml").write_text("name: toy\n")
+    (root / "policies").mkdir()
+    (root / "policies" / "toy.yaml").write_text("name: toy\n")
     document = RECIPE | {"gate": {"policy": "../../policies/toy.yaml"}}
     (recipes / "toy.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    (tmp_path / "dags" / "distillation.py").write_text(DAG_FILE)
-    return tmp_path
+    (root / "dags" / "distillation.py").write_text(DAG_FILE)
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return the folder of a project with one DAG, ``toy``."""
+    return make_project(tmp_path)
 
 
 @pytest.fixture

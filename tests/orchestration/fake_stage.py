@@ -19,9 +19,12 @@ from stillhouse.contract import (
     EvaluationSummary,
     ExitCode,
     ModelScores,
+    ModelTiming,
     Progress,
+    Promotion,
     StageRequest,
     SuiteSummary,
+    Timings,
     pretty_json,
 )
 from stillhouse.stages import CATALOG, StageContext, StageOutcome, run_stage, stop_on_sigterm
@@ -79,7 +82,9 @@ def content(context: StageContext, name: str, told: dict[str, object]) -> bytes:
     if name == "card":
         return b"# Promote?\n\n| rule | outcome |\n|---|---|\n| floor | pass |\n"
     if name == "promotion":
-        return pretty_json({"approval": context.request.parameters.get("approval")})
+        return pretty_json(promotion())
+    if name == "timings":
+        return pretty_json(timings())
     return pretty_json({"task": context.request.task_id, "output": name})
 
 
@@ -95,6 +100,24 @@ def decision(verdict: str) -> Decision:
         evidence_sha256=digest,
         rules=(),
     )
+
+
+def promotion() -> Promotion:
+    return Promotion(
+        model="toy",
+        version=1,
+        model_sha256="0" * 64,
+        aliases={"champion": 1},
+        champion_before=None,
+        ledger_sequence=1,
+        ledger_sha256="0" * 64,
+        already_champion=False,
+    )
+
+
+def timings() -> Timings:
+    timing = ModelTiming(parameters=10, num_bytes=40, latency_p50_ms=1.0, latency_p95_ms=2.0, throughput=100.0)
+    return Timings(threads=1, num_items=10, models={"kd": timing})
 
 
 def summary() -> EvaluationSummary:

@@ -56,9 +56,10 @@ def parse_recipe(
     name: str = "recipe",
 ) -> Recipe:
     """Validate a recipe given as plain data; see `load_recipe`."""
-    merged = _anchor_paths(dict(document), base)
+    merged: Any = dict(document)
     for field, value in (overrides or {}).items():
         merged = _replace(merged, field.split("."), value)
+    merged = _anchor_paths(merged, base)
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:

@@ -30,8 +30,6 @@ _KIND_TAG = "stillhouse.kind"
 _NOTE_TAG = "mlflow.note.content"
 _PARENT_TAG = "mlflow.parentRunId"
 _SAMPLING_SECONDS = 5.0
-_SHOWN_IN_WORKFLOW = {"evaluate", "decide", "promote"}
-"""Stages whose figures and files the workflow's run shows, too: that is the run that people open and compare."""
 
 
 class Tracking:
@@ -99,28 +97,31 @@ class Tracking:
         *,
         history: TrainingHistory | None = None,
         files: Mapping[str, Path] | None = None,
+        reused: bool = False,
     ) -> None:
-        """Show a result: figures, curves, digests, data sets and files.
+        """Show a result, its figures, curves, digests, data sets and files, and end the task's run.
 
         Args:
             mlflow_run_id: The task's run.
             result: The result.
             history: The curves of its training.
             files: Files and folders to keep as artifacts; a folder goes below its name here.
+            reused: The result is an earlier run's.
         """
         with server_errors_explained(self._uri):
-            run = self._client.get_run(mlflow_run_id)
-            self._show(mlflow_run_id, result, files or {})
-            self._tag(mlflow_run_id, result_tags(result))
+            # The result's own time, not now: logging the same again adds nothing.
+            timestamp = int(result.finished_at.timestamp() * 1000)
+            metrics = [Metric(name, value, timestamp, 0) for name, value in result_metrics(result).items()]
+            if history:
+                start = self._client.get_run(mlflow_run_id).info.start_time
+                metrics += [metric for point in history.points for metric in curve_metrics(point, start)]
+            self._log(mlflow_run_id, metrics)
+            self._tag(mlflow_run_id, {**result_tags(result), "stillhouse.reused": str(reused).lower()})
             datasets = result_datasets(result)
             if datasets:
                 self._client.log_inputs(mlflow_run_id, datasets)
-            if history:
-                start = run.info.start_time
-                self._log(mlflow_run_id, [m for point in history.points for m in curve_metrics(point, start)])
-            parent = run.data.tags.get(_PARENT_TAG)
-            if parent and result.stage in _SHOWN_IN_WORKFLOW:
-                self._show(parent, result, files or {}, costs=False)
+            self._keep(mlflow_run_id, files or {})
+            self._client.set_terminated(mlflow_run_id, "FINISHED")
 
     def live(self, mlflow_run_id: str) -> Callable[[HistoryPoint], None]:
         """Return what draws a training's points as they come, in the background, and never fails."""
@@ -141,27 +142,37 @@ class Tracking:
             monitor.finish()
 
     def close_task(self, mlflow_run_id: str, status: RunStatus) -> None:
-        """End a task's run."""
+        """End the run of a task that has no result to publish."""
         with server_errors_explained(self._uri):
             self._client.set_terminated(mlflow_run_id, status)
 
-    def close_workflow(self, run_id: str, status: RunStatus, tags: Mapping[str, str] | None = None) -> None:
+    def close_workflow(
+        self,
+        mlflow_run_id: str,
+        *,
+        succeeded: bool,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
         """End a workflow's run, and with it the runs of tasks that were killed without a word.
 
         Args:
-            run_id: The workflow run.
-            status: How it ended.
+            mlflow_run_id: The workflow's run.
+            succeeded: All its tasks did what they should.
+            metrics: Figures for the table in which runs are compared.
             tags: Tags to set, such as the verdict.
+            files: Files and folders to keep as artifacts.
         """
         with server_errors_explained(self._uri):
-            run = self._find({_KIND_TAG: "workflow", _RUN_TAG: run_id})
-            if run is None:
-                return
-            for task in self._search({_KIND_TAG: "task", _RUN_TAG: run_id}):
+            start = self._client.get_run(mlflow_run_id).info.start_time
+            self._log(mlflow_run_id, [Metric(name, value, start, 0) for name, value in (metrics or {}).items()])
+            self._tag(mlflow_run_id, tags or {})
+            self._keep(mlflow_run_id, files or {})
+            for task in self._search({_PARENT_TAG: mlflow_run_id}):
                 if task.info.status == "RUNNING":
                     self._client.set_terminated(task.info.run_id, "KILLED")
-            self._tag(run.info.run_id, tags or {})
-            self._client.set_terminated(run.info.run_id, status)
+            self._client.set_terminated(mlflow_run_id, "FINISHED" if succeeded else "FAILED")
 
     def _open_experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -194,11 +205,7 @@ class Tracking:
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         return list(self._client.search_runs([self._experiment_id], query, max_results=1000))
 
-    def _show(self, mlflow_run_id: str, result: StageResult, files: Mapping[str, Path], *, costs: bool = True) -> None:
-        # The result's own time, not now: logging the same again adds nothing.
-        timestamp = int(result.finished_at.timestamp() * 1000)
-        figures = result_metrics(result) if costs else result.metrics
-        self._log(mlflow_run_id, [Metric(name, value, timestamp, 0) for name, value in figures.items()])
+    def _keep(self, mlflow_run_id: str, files: Mapping[str, Path]) -> None:
         for name, path in files.items():
             if path.is_dir():
                 self._client.log_artifacts(mlflow_run_id, str(path), artifact_path=name)
