@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True)

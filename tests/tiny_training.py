@@ -1,4 +1,4 @@
-"""A tiny distillation, also as a process that can be told to die: ``python tiny_training.py FOLDER OUT [STEP] [WHEN]``."""
+"""A tiny distillation, also as a process that can die: ``python tiny_training.py FOLDER OUT [STEP WHEN]``."""
 
 import os
 import random

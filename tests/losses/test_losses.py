@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -114,7 +115,7 @@ def test_micro_batches_add_up_to_the_gradient_of_one_batch(cuts: set[int], seed:
     loss(whole[0], whole[1], targets, num_sequences=12).total.backward()
     parts = [logits_BC.clone().requires_grad_(), hidden_BTD.clone().requires_grad_()]
     edges = [0, *sorted(cuts), 12]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         rows = slice(start, stop)
         loss(parts[0][rows], parts[1][rows], part(targets, rows), num_sequences=12).total.backward()
     for one, many in zip(whole, parts, strict=True):

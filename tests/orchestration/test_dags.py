@@ -39,6 +39,7 @@ def test_teacher_shards_are_mapped(recipe_file: Path) -> None:
     teach = build_dag(recipe_file).get_task("teach")
 
     assert teach.is_mapped
+    assert teach.unmap({"planned_task": "teach-1"}).planned_task == "teach-1"
     assert teach.expand_input.value == {"planned_task": ["teach-0", "teach-1"]}
 
 

@@ -50,6 +50,8 @@ class StageRequest(Config):
     """Root URI of the object store."""
     tracking_uri: str | None = None
     """MLflow server; None leaves tracking out."""
+    links: dict[str, str] = {}
+    """Addresses to show beside the result, by name, such as that of the run in Airflow. No part of the content key."""
 
     def parsed_recipe(self) -> Recipe:
         """Return the recipe as its model.

@@ -92,6 +92,7 @@ def render_report(inputs: ReportInputs) -> str:
             timings=inputs.timings,
             headline=phrases.headline(inputs.decision),
             plots=plots,
+            tables=sorted(inputs.tables, key=lambda table: _place(table.name)),
             failed_checks=[check for check in inputs.checks if not check.success],
         )
     )
@@ -144,6 +145,12 @@ def _environment() -> Environment:
         "interval_bar": _interval_bar,
     }
     return environment
+
+
+def _place(table: str) -> tuple[int, str]:
+    """Put the tables of the domain in the order of their use, others by name."""
+    order = ("train", "validation", "test")
+    return (order.index(table) if table in order else len(order)), table
 
 
 def _interval_bar(rule: RuleOutcome) -> dict[str, float] | None:

@@ -20,6 +20,7 @@ def build_request(
     results: Mapping[str, ResultRef],
     deployment: Deployment,
     parameters: Mapping[str, Any] | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> StageRequest:
     """Return what the stage of ``task`` is asked to do.
 
@@ -30,6 +31,7 @@ def build_request(
         results: References to the results of the tasks upstream, by task id.
         deployment: Where this happens.
         parameters: Further parameters, known only during the run, such as an approval.
+        links: Addresses of this run for people, by name.
 
     Raises:
         IntegrityError: A result, or an output named by it, is missing.
@@ -49,6 +51,7 @@ def build_request(
         inputs=inputs,
         store=deployment.store,
         tracking_uri=deployment.tracking_uri,
+        links=dict(links or {}),
     )
 
 

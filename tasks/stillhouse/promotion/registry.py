@@ -146,9 +146,12 @@ class Registry:
             self._client.create_registered_model(model_name)
 
     def _log(self, model_folder: Path, artifact: Artifact, *, model_name: str, mlflow_run_id: str) -> str:
-        run = self._client.get_run(mlflow_run_id)
+        experiment_id = self._client.get_run(mlflow_run_id).info.experiment_id
+        query = f"name = '{model_name}' AND tags.`{DIGEST_TAG}` = '{artifact.sha256}' AND status = 'READY'"
+        for uploaded in self._client.search_logged_models([experiment_id], filter_string=query, max_results=1):
+            return str(uploaded.model_id)
         model = self._client.create_logged_model(
-            run.info.experiment_id, name=model_name, source_run_id=mlflow_run_id, tags={DIGEST_TAG: artifact.sha256}
+            experiment_id, name=model_name, source_run_id=mlflow_run_id, tags={DIGEST_TAG: artifact.sha256}
         )
         with TemporaryDirectory() as folder:
             package = Path(folder, "package")

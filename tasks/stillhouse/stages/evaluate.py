@@ -3,12 +3,13 @@
 Outputs: ``records`` (Parquet, one row per model and item), ``summary`` and ``timings`` (JSON).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from datasets import Dataset
 
-from stillhouse.contract import EvaluationSummary, Progress, pretty_json
+from stillhouse.contract import DataRejected, EvaluationSummary, Progress, pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.evaluation import SuiteInfo, measure, read_records, score, summarise, write_records
 from stillhouse.models import configure_torch, load_classifier, load_tokenizer, predict
@@ -36,14 +37,15 @@ def run(context: StageContext) -> StageOutcome:
     records = []
     for name, (model, tokenizer) in models.items():
         for suite, rows in sets.items():
-            predictions = predict(
-                model,
-                tokenizer,
-                list(rows["text"]),
-                batch_size=config.batch_size,
-                max_tokens=recipe.training.max_tokens,
-                on_progress=partial(_report, progress, done),
-            )
+            with _named(name, suite):
+                predictions = predict(
+                    model,
+                    tokenizer,
+                    list(rows["text"]),
+                    batch_size=config.batch_size,
+                    max_tokens=recipe.training.max_tokens,
+                    on_progress=partial(_report, progress, done),
+                )
             done += len(rows)
             records.append(score(name, suite, rows, predictions))
     path = context.workspace / "records.parquet"
@@ -55,6 +57,15 @@ def run(context: StageContext) -> StageOutcome:
     timings = measure(models, texts, config=config, max_tokens=recipe.training.max_tokens)
     context.save_bytes("timings", pretty_json(timings), ".json")
     return StageOutcome(summary=_headline(summary), metrics=_metrics(summary))
+
+
+@contextmanager
+def _named(model: str, suite: str) -> Iterator[None]:
+    """Say of scores that are refused whose they are."""
+    try:
+        yield
+    except DataRejected as error:
+        raise DataRejected(f"model {model} on suite {suite}: {error}") from error
 
 
 def _report(progress: Callable[[float], None], before: int, part: Progress) -> None:

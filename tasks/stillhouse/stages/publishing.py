@@ -29,7 +29,7 @@ def open_tracking(request: StageRequest) -> "tuple[Tracking, str]":
 
     recipe = request.parsed_recipe()
     tracking = Tracking(str(request.tracking_uri), f"{EXPERIMENT_PREFIX}/{recipe.name}")
-    return tracking, tracking.open_workflow(request.run_id, recipe)
+    return tracking, tracking.open_workflow(request.run_id, recipe, request.links)
 
 
 def publish_result(tracking: "Tracking", record: TaskRecord, result: StageResult) -> str:

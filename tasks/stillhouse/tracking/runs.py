@@ -65,9 +65,7 @@ class Tracking:
                 {_KIND_TAG: "workflow", _RUN_TAG: run_id, "stillhouse.recipe": recipe.name},
                 name=f"{recipe.name} {datetime.now(UTC):%d %b %H:%M}",
             )
-            params = {name: text for name, text in recipe_params(recipe).items() if name not in run.data.params}
-            for batch in _batches(list(params.items()), MAX_PARAMS_TAGS_PER_BATCH):
-                self._client.log_batch(run.info.run_id, params=[Param(*item) for item in batch])
+            self._show_params(run, recipe_params(recipe))
             if links or _NOTE_TAG not in run.data.tags:
                 lines = [recipe.description, *(f"- [{name}]({address})" for name, address in (links or {}).items())]
                 self._client.set_tag(run.info.run_id, _NOTE_TAG, "\n".join(lines))
@@ -204,6 +202,20 @@ class Tracking:
     def _search(self, tags: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         return list(self._client.search_runs([self._experiment_id], query, max_results=1000))
+
+    def _show_params(self, run: Run, params: Mapping[str, str]) -> None:
+        for tries_left in reversed(range(5)):
+            missing = [Param(*item) for item in params.items() if item[0] not in run.data.params]
+            try:
+                for batch in _batches(missing, MAX_PARAMS_TAGS_PER_BATCH):
+                    self._client.log_batch(run.info.run_id, params=batch)
+            except MlflowException as error:
+                # MLflow refuses a parameter that another task has just logged: see what is still missing.
+                if error.get_http_status_code() >= 500 or not tries_left:
+                    raise
+                run = self._client.get_run(run.info.run_id)
+            else:
+                return
 
     def _keep(self, mlflow_run_id: str, files: Mapping[str, Path]) -> None:
         for name, path in files.items():

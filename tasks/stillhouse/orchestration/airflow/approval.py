@@ -10,7 +10,6 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 from stillhouse.contract import DataRejected, Decision, StageResult
-from stillhouse.orchestration.airflow.exits import RETRY_POLICY
 from stillhouse.orchestration.airflow.operators import pull_result
 from stillhouse.orchestration.airflow.params import recipe_of_run
 from stillhouse.orchestration.deployment import Deployment
@@ -34,12 +33,7 @@ class PromotionApproval(ApprovalOperator):
     ui_color = "#dcecd9"
 
     def __init__(self, *, recipe_file: str, **kwargs: Any) -> None:
-        super().__init__(
-            subject="Promote this student?",
-            defaults=self.REJECT,
-            retry_policy=RETRY_POLICY,
-            **kwargs,
-        )
+        super().__init__(subject="Promote this student?", defaults=self.REJECT, **kwargs)
         self.recipe_file = recipe_file
 
     def execute(self, context: Context) -> dict[str, Any]:

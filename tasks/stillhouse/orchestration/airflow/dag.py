@@ -12,6 +12,7 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
 from stillhouse.orchestration.airflow.approval import PromotionApproval
 from stillhouse.orchestration.airflow.docs import APPROVE_DOC, STAGE_DOCS, describe_recipe
+from stillhouse.orchestration.airflow.exits import RETRY_POLICY
 from stillhouse.orchestration.airflow.operators import APPROVE_TASK, StageOperator
 from stillhouse.orchestration.airflow.params import recipe_params
 from stillhouse.orchestration.places import airflow_place
@@ -146,4 +147,5 @@ def _operator(
 
 
 def _tries(recipe: Recipe, stage: StageName) -> dict[str, Any]:
-    return {"retries": recipe.resources.of(stage).retries, "retry_delay": FIRST_RETRY}
+    retries = recipe.resources.of(stage).retries
+    return {"retries": retries, "retry_delay": FIRST_RETRY, "retry_policy": RETRY_POLICY}

@@ -20,7 +20,7 @@ from stillhouse.contract import (
     exit_code_of,
     pretty_json,
 )
-from stillhouse.orchestration.airflow.exits import RETRY_POLICY, StageKilled, error_of_exit
+from stillhouse.orchestration.airflow.exits import StageKilled, error_of_exit
 from stillhouse.orchestration.airflow.links import MlflowRunLink, ReportLink, TaskLinks, task_links
 from stillhouse.orchestration.airflow.params import recipe_of_run
 from stillhouse.orchestration.deployment import Deployment
@@ -69,7 +69,7 @@ class StageOperator(BaseOperator):
     ui_color = "#f3e9d8"
 
     def __init__(self, *, recipe_file: str, planned_task: str, **kwargs: Any) -> None:
-        super().__init__(retry_policy=RETRY_POLICY, **kwargs)
+        super().__init__(**kwargs)
         self.recipe_file = recipe_file
         self.planned_task = planned_task
         self.links = TaskLinks()
@@ -80,7 +80,7 @@ class StageOperator(BaseOperator):
 
         Raises:
             AirflowSkipException: The task needs an MLflow server and there is none.
-            StillhouseError: What went wrong; `RETRY_POLICY` decides about another try.
+            StillhouseError: What went wrong; see `stillhouse.orchestration.airflow.exits` for what is tried again.
         """
         deployment = Deployment.from_environment()
         task = next(task for task in plan(load_recipe(Path(self.recipe_file))) if task.task_id == self.planned_task)

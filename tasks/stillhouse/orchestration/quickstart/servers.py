@@ -25,7 +25,7 @@ from stillhouse.recipe import Config
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_START = 180.0
+SECONDS_TO_START = 300.0
 SECONDS_BETWEEN_LOOKS = 0.25
 
 

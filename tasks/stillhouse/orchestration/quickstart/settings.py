@@ -13,6 +13,12 @@ from stillhouse.contract import ConfigurationError, pretty_json
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
+PRELOAD = """# Loads what every DAG file and task needs once, before Airflow forks: each then starts seconds earlier.
+import sys
+
+if {"scheduler", "dag-processor"} & set(sys.argv):
+    import stillhouse.orchestration.airflow  # noqa: F401
+"""
 PREFERRED_PORTS = {"AIRFLOW_PORT": 8080, "MLFLOW_PORT": 5000}
 
 
@@ -67,6 +73,9 @@ class RunFolder:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.airflow_home, self.mlflow_home, self.logs, self.store, self.work, self.recipes):
             folder.mkdir(exist_ok=True)
+        settings = self.airflow_home / "config" / "airflow_local_settings.py"
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text(PRELOAD)
 
     def password(self) -> str:
         """Return the Airflow password, generated the first time."""
