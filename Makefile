@@ -30,6 +30,10 @@ e2e: ## Tests that need minutes: real servers, real data, killed processes
 	@infra/install.sh test
 	.venv/bin/python -m pytest -m slow
 
+screenshots: ## Take the README's screenshots of a quickstart that is up (needs Chromium)
+	@infra/install.sh test
+	.venv/bin/python infra/screenshots.py
+
 lock: ## Resolve pyproject.toml anew into infra/locks
 	infra/lock.sh
 

@@ -98,7 +98,7 @@ def inputs(workflow: Path) -> ReportInputs:
         ],
         data_docs="data-docs/index.html",
         digests={"Records": "f" * 64},
-        code_version="9" * 64,
+        software="Stillhouse 0.1.0",
     )
 
 
@@ -153,7 +153,7 @@ def test_where_the_recipe_lies_is_not_on_the_page(inputs: ReportInputs, workflow
 
 
 def test_the_page_does_without_what_a_run_may_lack(inputs: ReportInputs) -> None:
-    bare = replace(inputs, histories={}, tables=(), checks=(), data_docs=None, digests={}, code_version="")
+    bare = replace(inputs, histories={}, tables=(), checks=(), data_docs=None, digests={}, software="")
     assert Page(render_report(bare)).open == []
 
 

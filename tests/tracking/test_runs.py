@@ -237,6 +237,7 @@ def test_an_absent_server_is_told_within_seconds() -> None:
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_a_server_killed_midway_stops_publishing_but_no_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

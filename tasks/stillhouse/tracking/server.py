@@ -1,7 +1,6 @@
 """A quiet client of an MLflow server, and what the server's errors mean."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,23 +8,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from stillhouse.contract import NotPermitted, TryAgain
-
-_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # A server that is away is told within seconds; the task is tried again later.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
+from stillhouse.contract import NotPermitted, TryAgain, be_quiet
 
 
 def connect(uri: str) -> MlflowClient:
     """Return a client of the server at ``uri``; it does not connect yet. The user's own MLflow settings win."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    be_quiet()
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -47,4 +35,6 @@ def server_errors_explained(uri: str) -> Iterator[None]:
 
 
 def _away(uri: str) -> TryAgain:
-    return TryAgain(f"MLflow at {uri} does not answer; start the server or correct its address, then run again")
+    return TryAgain(
+        f"MLflow at {uri} does not answer; start the server or correct its address, then run again: nothing done so far is lost"
+    )

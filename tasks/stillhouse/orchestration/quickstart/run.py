@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from stillhouse.contract import ConfigurationError, ExitCode, TryAgain
-from stillhouse.orchestration.describe import mlflow_workflow_url, recipe_sources
+from stillhouse.orchestration.describe import describe_source, mlflow_workflow_url, recipe_sources
 from stillhouse.orchestration.outcome import show_outcome
 from stillhouse.orchestration.places import airflow_place, workflow_run_id
 from stillhouse.orchestration.plan import plan
@@ -29,7 +29,7 @@ from stillhouse.orchestration.quickstart.settings import USER, RunFolder
 from stillhouse.orchestration.quickstart.view import format_seconds, utc_now
 from stillhouse.recipe import Recipe, load_recipe
 from stillhouse.stages.records import read_result
-from stillhouse.store import open_store
+from stillhouse.store import fetch_source, open_store
 
 SECONDS_FOR_DAG = 120.0
 
@@ -61,7 +61,7 @@ def run_quickstart(
     recipe = load_recipe(recipe_file, overrides)
     folder = RunFolder(root=root / ".run")
     _introduce(console, recipe, recipe_file)
-    with _servers(console, folder, root / "dags") as (servers, fresh, ours):
+    with _servers(console, folder, root / "dags", lambda: _fetch(console, recipe)) as (servers, fresh, ours):
         _make_known(folder, root, recipe_file)
         with AirflowClient(servers.airflow_url, user=USER, password=folder.password()) as client:
             client.log_in()
@@ -95,12 +95,18 @@ def _introduce(console: Console, recipe: Recipe, recipe_file: Path) -> None:
 
 
 @contextmanager
-def _servers(console: Console, folder: RunFolder, dags: Path) -> Iterator[tuple[Servers, bool, bool]]:
-    """Yield ready servers, whether they were just started, and whether they are ours to stop."""
+def _servers(
+    console: Console, folder: RunFolder, dags: Path, meanwhile: Callable[[], None]
+) -> Iterator[tuple[Servers, bool, bool]]:
+    """Yield ready servers, whether they were just started, and whether they are ours to stop.
+
+    ``meanwhile`` is done while they start.
+    """
     folder.create()
     found = running_servers(folder)
     if found is not None and not adopt(found, folder):
         console.print("MLflow and Airflow are up already, held by another quickstart: using them")
+        meanwhile()
         wait_until_ready(found, folder)
         yield found, False, False
         return
@@ -109,6 +115,7 @@ def _servers(console: Console, folder: RunFolder, dags: Path) -> Iterator[tuple[
         try:
             started = time.monotonic()
             console.print("starting MLflow and Airflow …" if found is None else "MLflow and Airflow are up already")
+            meanwhile()
             wait_until_ready(servers, folder)
             if found is None:
                 console.print(f"both are ready after {format_seconds(time.monotonic() - started)}")
@@ -118,6 +125,16 @@ def _servers(console: Console, folder: RunFolder, dags: Path) -> Iterator[tuple[
             console.print("stopping the servers …")
             servers.stop()
             folder.state_file.unlink(missing_ok=True)
+
+
+def _fetch(console: Console, recipe: Recipe) -> None:
+    """Fetch what the recipe names, so that it is seen to happen; the tasks find it in the cache."""
+    sources = {"teacher": recipe.teacher.source} | {n: t.source for n, t in recipe.data.named_tables().items()}
+    for name, source in sources.items():
+        if source.kind != "path":
+            with console.status(f"fetching {name}: {describe_source(source)}"):
+                fetch_source(source)
+    console.print("teacher and data are at hand, and verified against their digests")
 
 
 @contextmanager
