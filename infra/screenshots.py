@@ -28,6 +28,7 @@ from stillhouse.orchestration.quickstart.settings import USER, RunFolder
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "infra" / "images"
 SECONDS_TO_SHOW = 60.0
+TRIGGER_BUTTON = "[...document.querySelectorAll('button')].find(b => b.innerText.trim().startsWith('Trigger'))"
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
@@ -111,8 +112,8 @@ def shots(airflow: str, mlflow: str, recipe: str, run_id: str) -> list[Shot]:
         Shot(
             name="airflow-trigger",
             url=f"{airflow}/dags/{recipe}",
-            shown="[...document.querySelectorAll('button')].some(b => b.innerText.trim().startsWith('Trigger'))",
-            click="[...document.querySelectorAll('button')].find(b => b.innerText.trim().startsWith('Trigger')).click()",
+            shown=TRIGGER_BUTTON,
+            click=f"{TRIGGER_BUTTON}.click()",
             then="document.querySelectorAll('[role=dialog] input').length > 0",
             height=1300,
         ),

@@ -36,5 +36,5 @@ def server_errors_explained(uri: str) -> Iterator[None]:
 
 def _away(uri: str) -> TryAgain:
     return TryAgain(
-        f"MLflow at {uri} does not answer; start the server or correct its address, then run again: nothing done so far is lost"
+        f"MLflow at {uri} does not answer; start it or correct the address, then run again: nothing is lost"
     )
