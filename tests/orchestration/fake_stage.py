@@ -27,20 +27,22 @@ from stillhouse.contract import (
     Timings,
     pretty_json,
 )
+from stillhouse.orchestration.plan import plan
 from stillhouse.stages import CATALOG, StageContext, StageOutcome, run_stage, stop_on_sigterm
 from stillhouse.store import locate
 
-OUTPUTS = {
-    "validate": ("train", "validation", "test", "ood-tweets", "report"),
-    "prepare-teacher": ("model", "history"),
-    "initialise": ("model",),
-    "teach": ("cache",),
-    "distill": ("model", "history"),
-    "evaluate": ("records", "summary", "timings"),
-    "decide": ("decision", "card", "report"),
-    "promote": ("promotion",),
-    "announce": (),
-}
+ALWAYS = {"decide": ("decision", "card", "report"), "promote": ("promotion",)}
+
+
+def outputs(context: StageContext) -> list[str]:
+    """Return what other tasks want from this one."""
+    wanted = {
+        output
+        for task in plan(context.recipe)
+        for origin, output in task.inputs.values()
+        if origin == context.request.task_id
+    }
+    return sorted(wanted | set(ALWAYS.get(context.request.stage, ())))
 
 
 def behaviour(task_id: str) -> dict[str, object]:
@@ -69,7 +71,7 @@ def run(context: StageContext) -> StageOutcome:
             Progress(done=step + 1, total=steps, unit="steps", rate=80.0, seconds_left=(steps - step) / 10)
         )
         time.sleep(0.1)
-    for name in OUTPUTS[context.request.stage]:
+    for name in outputs(context):
         context.save_bytes(name, content(context, name, told), ".md" if name == "card" else ".json")
     return StageOutcome(summary=f"{context.request.task_id} did its work")
 
