@@ -173,12 +173,16 @@ def main() -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries, we explain when it gives up
     try:
         app()
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit as end:
+        if end.code == ExitCode.INTERRUPTED:
+            typer.secho("stillhouse: interrupted; run again to go on from what is done", fg="red", err=True)
+        raise
+    except Exception as error:
         code = exit_code_of(error)
         if code == ExitCode.BUG:
             logger.exception("unexpected error: a defect in Stillhouse")
         else:
-            typer.secho(f"stillhouse: {str(error) or 'interrupted'}", fg="red", err=True)
+            typer.secho(f"stillhouse: {error}", fg="red", err=True)
         raise SystemExit(int(code)) from None
 
 

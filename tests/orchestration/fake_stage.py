@@ -1,8 +1,8 @@
 """A stand-in for ``stillhouse stage``: the real runner around stages that take no time and need no models.
 
-What it does beside that is told by the environment, in ``FAKE_STAGE``: JSON from task id to behaviour. ``exit``: end
-with this code. ``kill``: SIGKILL itself. ``times``: only on the first tries. ``sleep``: seconds of work. ``verdict``:
-what ``decide`` says.
+What it does beside that is told by the environment, in ``FAKE_STAGE``: JSON from task id to behaviour, or the path of a
+file that holds it. ``exit``: end with this code. ``kill``: SIGKILL itself. ``times``: only on the first tries.
+``sleep``: seconds of work. ``verdict``: what ``decide`` says.
 """
 
 import json
@@ -46,7 +46,8 @@ def outputs(context: StageContext) -> list[str]:
 
 
 def behaviour(task_id: str) -> dict[str, object]:
-    return json.loads(os.environ.get("FAKE_STAGE", "{}")).get(task_id, {})
+    told = os.environ.get("FAKE_STAGE", "{}")
+    return json.loads(Path(told).read_text() if told.startswith("/") else told).get(task_id, {})
 
 
 def first_tries(context: StageContext, times: object) -> bool:

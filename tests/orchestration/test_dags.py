@@ -11,7 +11,9 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
 from stillhouse.orchestration.airflow import StageOperator, build_dag, build_dags
-from stillhouse.recipe import RecipeError
+from stillhouse.orchestration.places import airflow_place
+from stillhouse.orchestration.plan import plan
+from stillhouse.recipe import RecipeError, load_recipe
 
 SHIPPED = Path(__file__).parents[2] / "dags"
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "datasets", "pandas", "sklearn", "scipy")
@@ -27,12 +29,21 @@ def test_graph_follows_the_plan(recipe_file: Path) -> None:
 
     upstream = {task.task_id: task.upstream_task_ids for task in dag.tasks}
     assert upstream["validate"] == set()
-    assert upstream["teach"] == {"validate", "prepare-teacher"}
-    assert upstream["distill-sft"] == {"validate", "initialise"}
-    assert upstream["distill-kd"] == {"validate", "prepare-teacher", "initialise", "teach"}
+    assert upstream["teach"] == {"prepare-teacher"}
+    assert upstream["distill-sft"] == {"initialise"}
+    assert upstream["distill-kd"] == {"initialise", "teach"}
+    assert upstream["evaluate"] == {"distill-kd", "distill-sft"}
     assert upstream["approve"] == {"decide"}
-    assert upstream["promote"] == {"decide", "approve", "distill-kd"}
+    assert upstream["promote"] == {"approve"}
     assert upstream["announce"] == {"promote", "distill-kd", "distill-sft"}
+
+
+def test_every_task_still_waits_for_all_that_it_reads(recipe_file: Path) -> None:
+    dag = build_dag(recipe_file)
+
+    for task in plan(load_recipe(recipe_file)):
+        before = dag.get_task(airflow_place(task.task_id)[0]).get_flat_relative_ids(upstream=True)
+        assert {airflow_place(up)[0] for up in task.upstream} <= before
 
 
 def test_teacher_shards_are_mapped(recipe_file: Path) -> None:

@@ -23,7 +23,7 @@ def test_every_field_has_a_section_a_title_and_a_type(recipe_file: Path) -> None
         assert param.schema["section"] in SECTIONS
         assert param.schema["title"]
         assert param.schema["type"] in ("object", "string", "number", "integer")
-        assert f"`{field}`" in param.schema["description_md"]
+        assert f"({field})" in str(param.description)
 
 
 @pytest.mark.parametrize(

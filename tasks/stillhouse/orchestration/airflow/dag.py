@@ -114,20 +114,37 @@ def _add_tasks(dag: DAG, recipe: Recipe, recipe_file: str) -> None:
         if airflow_task not in operators:
             shards = [other.task_id for other in planned if airflow_place(other.task_id)[0] == airflow_task]
             operators[airflow_task] = _operator(dag, recipe, recipe_file, task, airflow_task, shards)
-        operators[airflow_task].set_upstream(
-            [operators[name] for name in dict.fromkeys(airflow_place(up)[0] for up in task.upstream)]
-        )
-    approve = PromotionApproval(
+    operators[APPROVE_TASK] = PromotionApproval(
         dag=dag,
         task_id=APPROVE_TASK,
         recipe_file=recipe_file,
         doc_md=APPROVE_DOC,
         **_tries(recipe, "decide"),
     )
-    operators["decide"] >> approve >> operators["promote"]
-    # A failed arm fails the promotion at once, while the other arm may still be training: the last word waits for both.
-    operators["announce"].set_upstream([operators[f"distill-{arm}"] for arm in recipe.distillation.arms])
+    for name, upstream in graph_edges(recipe).items():
+        operators[name].set_upstream([operators[up] for up in upstream])
     operators["announce"].as_teardown()
+
+
+def graph_edges(recipe: Recipe) -> dict[str, list[str]]:
+    """Return the upstream tasks of each Airflow task, without those that others of them wait for anyway."""
+    upstream: dict[str, list[str]] = {}
+    for task in plan(recipe):
+        places = upstream.setdefault(airflow_place(task.task_id)[0], [])
+        places += [place for place, _ in map(airflow_place, task.upstream) if place not in places]
+    upstream[APPROVE_TASK] = ["decide"]
+    upstream["promote"].append(APPROVE_TASK)
+
+    def before(name: str) -> set[str]:
+        return {name, *(earlier for up in upstream[name] for earlier in before(up))}
+
+    edges = {
+        name: [up for up in ups if not any(up in before(other) for other in ups if other != up)]
+        for name, ups in upstream.items()
+    }
+    # A failed arm fails the promotion at once, while the other arm may still be training: the last word waits for both.
+    edges["announce"] += [f"distill-{arm}" for arm in recipe.distillation.arms]
+    return edges
 
 
 def _operator(

@@ -83,11 +83,12 @@ def _param(schema: dict[str, Any], values: dict[str, Any], field: str, section: 
     value = _lookup(values, field)
     if field == "gate.policy":
         form |= _policy_choices(Path(value))
-    help_text = " ".join(str(spec.get("description", "")).split())
+    help_text = " ".join(str(spec.get("description", "")).replace("``", "").split())
     return Param(
         value,
         title=field.rpartition(".")[2].replace("_", " ").capitalize(),
-        description_md=f"{help_text} `{field}`".strip(),
+        # Plain text: the form draws code over the line above it.
+        description=f"{help_text} ({field})".strip(),
         section=section,
         **form,
     )

@@ -167,7 +167,7 @@ def airflow_environment(folder: RunFolder, *, dags: Path, port: int, tracking_ur
         "database": {"sql_alchemy_conn": f"sqlite:///{folder.airflow_home / 'airflow.db'}"},
         "api": {"host": LOOPBACK, "port": port, "workers": 1, "base_url": f"http://{LOOPBACK}:{port}"},
         "dag_processor": {"parsing_processes": 1, "min_file_process_interval": 15, "refresh_interval": 15},
-        "scheduler": {"scheduler_idle_sleep_time": 0.3, "enable_health_check": False},
+        "scheduler": {"scheduler_idle_sleep_time": 0.5, "enable_health_check": False},
         "logging": {"worker_log_server_port": free_port(), "trigger_log_server_port": free_port()},
         "usage_data_collection": {"enabled": False},
     }
