@@ -59,9 +59,8 @@ def print_student(result: StageResult) -> None:
     summary = EvaluationSummary.model_validate_json(read_artifact(result.outputs["summary"]))
     timings = Timings.model_validate_json(read_artifact(result.outputs["timings"])).models
     teacher, student = timings["teacher"], timings[summary.candidate]
-    print(
-        "\n### The student\n\n| suite | n | teacher | student | sft control | before | retention |\n|---|---:|---|---|---|---|---|"
-    )
+    print("\n### The student\n\n| suite | n | teacher | student | sft control | before | retention |")
+    print("|---|---:|---|---|---|---|---|")
     for suite in summary.suites:
         cells = [
             f"{score.accuracy.value:.3f} [{score.accuracy.low:.3f}, {score.accuracy.high:.3f}]" if score else ""

@@ -3,14 +3,14 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from runs import digests, results, run_command, run_in_process, task_states
 
-from stillhouse.contract import ExitCode, StageResult
+from stillhouse.contract import ConfigurationError, ExitCode
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import plan
 from stillhouse.recipe import load_recipe
@@ -21,32 +21,6 @@ STAGES_OF_THE_MACHINE = ("announce", "promote")
 """They need an MLflow server; see test_standalone.py."""
 
 
-def command(recipe: Path, root: Path) -> list[str]:
-    places = ["--store", str(root / "store"), "--work", str(root / "work")]
-    return [sys.executable, "-m", "stillhouse", "run", str(recipe), *places]
-
-
-def run(recipe: Path, root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(recipe, root), capture_output=True, text=True, timeout=300)
-
-
-def results(root: Path) -> dict[str, StageResult]:
-    found = [StageResult.model_validate_json(p.read_bytes()) for p in sorted(root.glob("store/stages/*/*/result.json"))]
-    return {f"{r.stage} {json.dumps(r.parameters, sort_keys=True)}": r for r in found}
-
-
-def digests(root: Path) -> dict[str, str]:
-    """Digest of every output that another run must reproduce: all but timings and what shows them."""
-    volatile = {"timings", "report"}
-    return {
-        f"{task}: {name}": artifact.sha256
-        for task, result in results(root).items()
-        if result.stage != "decide"
-        for name, artifact in result.outputs.items()
-        if name not in volatile
-    }
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A recipe, and the folder of a run that nothing disturbed."""
@@ -55,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "tiny").mkdir()
     recipe = write_workflow(folder / "tiny")
-    done = run(recipe, folder)
+    done = run_in_process(recipe, folder)
     assert done.returncode == ExitCode.NOT_PROMOTED, done.stderr
     return recipe, folder
 
@@ -69,12 +43,9 @@ def test_every_task_leaves_a_verified_result(finished: tuple[Path, Path]) -> Non
 def test_a_second_run_reuses_every_result(finished: tuple[Path, Path]) -> None:
     recipe, root = finished
     before = {path: path.stat().st_mtime_ns for path in root.glob("store/stages/**/*") if path.is_file()}
-    assert run(recipe, root).returncode == ExitCode.NOT_PROMOTED
+    assert run_in_process(recipe, root).returncode == ExitCode.NOT_PROMOTED
     assert {path: path.stat().st_mtime_ns for path in root.glob("store/stages/**/*") if path.is_file()} == before
-    states = {
-        json.loads(path.read_text())["state"] for path in sorted(root.glob("store/runs/*"))[-1].glob("tasks/*.json")
-    }
-    assert states == {"reused"}
+    assert set(task_states(root).values()) == {"reused"}
 
 
 def test_a_damaged_output_is_made_again(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -84,7 +55,7 @@ def test_a_damaged_output_is_made_again(finished: tuple[Path, Path], tmp_path: P
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    done = run(recipe, root)
+    done = run_in_process(recipe, root)
     assert done.returncode == ExitCode.NOT_PROMOTED, done.stderr
     assert "missing or damaged" in done.stderr
     assert digests(root) == expected
@@ -94,11 +65,11 @@ def test_killed_in_every_stage_it_ends_with_the_same_digests(finished: tuple[Pat
     recipe, undisturbed = finished
     planned = [task for task in plan(load_recipe(recipe)) if task.stage not in STAGES_OF_THE_MACHINE]
     for task in planned:
-        process = subprocess.Popen(command(recipe, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(run_command(recipe, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert wait_until_running(process, tmp_path, task.task_id, training=task.stage == "distill")
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    done = run(recipe, tmp_path)
+    done = run_in_process(recipe, tmp_path)
     assert done.returncode == ExitCode.NOT_PROMOTED, done.stderr
     assert digests(tmp_path) == digests(undisturbed)
 
@@ -117,7 +88,7 @@ def wait_until_running(process: subprocess.Popen[bytes], root: Path, task_id: st
 
 def test_interrupted_it_says_how_to_go_on(workflow: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command(workflow, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        run_command(workflow, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert wait_until_running(process, tmp_path, "validate", training=False)
     process.send_signal(signal.SIGINT)
@@ -144,7 +115,7 @@ def test_bad_recipes_end_on_one_line(
     document[section] = document.get(section, {}) | {field: value}
     changed = recipe.with_name(f"{section}-{field}.yaml")
     changed.write_text(yaml.safe_dump(document))
-    done = run(changed, root)
+    done = run_in_process(changed, root)
     assert done.returncode == code, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert words in last
@@ -158,7 +129,7 @@ def test_a_full_disk_is_a_reason_to_try_again_and_leaves_nothing_half_written(wo
     if mounted.returncode != 0:
         pytest.skip("mounting a small file system is not permitted here")
     try:
-        done = run(workflow, small)
+        done = run_in_process(workflow, small)
         assert done.returncode == ExitCode.TRY_AGAIN, done.stderr
         assert "no space left" in done.stderr.lower()
         assert not list(small.glob("store/stages/prepare-teacher/*/result.json"))
@@ -174,14 +145,12 @@ def test_a_test_row_in_train_stops_the_run_and_is_named_by_id(workflow: Path, tm
     document = yaml.safe_load(workflow.read_text())
     document["data"]["test"] = document["data"]["train"] | {"source": {"kind": "path", "path": "test.csv"}}
     workflow.write_text(yaml.safe_dump(document))
-    done = run(workflow, tmp_path)
+    done = run_in_process(workflow, tmp_path)
     assert done.returncode == ExitCode.DATA, done.stderr
     assert "r6" in done.stderr.strip().splitlines()[-1]
     assert leaked not in done.stdout + done.stderr
 
 
 def test_deployment_settings_are_asked_for_by_name() -> None:
-    from stillhouse.contract import ConfigurationError
-
     with pytest.raises(ConfigurationError, match="STILLHOUSE_STORE and STILLHOUSE_WORK"):
         Deployment.from_environment({})

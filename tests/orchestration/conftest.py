@@ -2,11 +2,13 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+os.environ.setdefault("AIRFLOW_HOME", str(Path(tempfile.gettempdir()) / "stillhouse-tests-airflow"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
 

@@ -48,6 +48,14 @@ def test_the_control_arm_does_not_depend_on_the_teachers_signal(workflow: Path) 
     assert key_of(request(workflow, "distill", kd)) != key_of(request(workflow, "distill", kd, **changed))
 
 
+def test_stages_that_act_on_the_world_have_a_result_for_each_run(workflow: Path) -> None:
+    ours = request(workflow, "announce", {})
+    assert key_of(ours) != key_of(ours.model_copy(update={"run_id": "another"}))
+    assert key_of(request(workflow, "validate", {})) == key_of(
+        request(workflow, "validate", {}).model_copy(update={"run_id": "another"})
+    )
+
+
 def test_a_changed_source_file_changes_the_key_and_a_moved_one_does_not(workflow: Path, tmp_path: Path) -> None:
     before = key_of(request(workflow, "validate", {}))
     moved = workflow.parent.rename(tmp_path / "elsewhere") / workflow.name

@@ -8,6 +8,8 @@ from rich.text import Text
 from stillhouse.contract import Decision, EvaluationSummary, Timings
 from stillhouse.evaluation import phrases
 
+NO_BREAK = "\u00a0"
+"""Keeps a figure and its interval on one line."""
 VERDICT_STYLES = {"promote": "bold green", "reject": "bold red", "inconclusive": "bold yellow"}
 OUTCOMES = {
     "pass": Text("✓ pass", style="green"),
@@ -49,10 +51,11 @@ def rules_table(decision: Decision) -> Table:
     """Return every rule with what was found and how it came out."""
     table = Table(title=f"Policy {decision.policy}", title_justify="left")
     table.add_column("requirement")
-    table.add_column("found", justify="right", no_wrap=True)
+    table.add_column("found", justify="right")
     table.add_column("outcome", no_wrap=True)
     for rule in decision.rules:
-        found = f"{phrases.figure(rule.value)} {phrases.interval(rule.value)}" if rule.value else rule.reason
+        figure = f"{phrases.figure(rule.value)} {phrases.interval(rule.value)}" if rule.value else ""
+        found = figure.replace(" ", NO_BREAK) or rule.reason
         requirement = Text(rule.requirement)
         if rule.outcome != "pass" and rule.value:
             requirement.append(f"\n{rule.reason}", style="dim")

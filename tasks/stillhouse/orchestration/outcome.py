@@ -1,5 +1,6 @@
 """The end of a workflow in the terminal, and what it means for the exit code."""
 
+import sys
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -16,6 +17,9 @@ from stillhouse.contract import (
 from stillhouse.orchestration.plan import PlannedTask
 from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
+
+LOG_WIDTH = 120
+"""Columns where the output goes to a file, which has no width of its own."""
 
 
 def print_task(task: PlannedTask, result: StageResult | None) -> None:
@@ -42,7 +46,7 @@ def show_outcome(results: Mapping[str, ResultRef]) -> ExitCode:
     summary = EvaluationSummary.model_validate_json(read_artifact(evaluation.outputs["summary"]))
     timings = Timings.model_validate_json(read_artifact(evaluation.outputs["timings"]))
     decision = Decision.model_validate_json(read_artifact(decided.outputs["decision"]))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     console.print(render_text(summary, timings, decision))
     if "promote" not in results:
         console.print("[yellow]Nothing was promoted.")

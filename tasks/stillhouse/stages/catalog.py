@@ -158,11 +158,13 @@ def key_of(request: StageRequest) -> str:
     plain = recipe.model_dump(mode="json")
     part = {field: _field(plain, field) for field in spec.reads(request.parameters)}
     part["cpus"] = recipe.resources.of(request.stage).cpus
+    # What acts on the outside world acts for one run, and its result is that run's alone.
+    own = {} if spec.reusable else {"run_id": request.run_id}
     return content_key(
         stage=request.stage,
         code=spec.version(),
         recipe_part=part,
-        parameters=request.parameters,
+        parameters=request.parameters | own,
         inputs=request.inputs,
         sources={name: fingerprint_source(source) for name, source in spec.sources(recipe).items()},
     )

@@ -48,6 +48,9 @@ def run_stage(request: StageRequest, *, work: Path) -> ResultRef:
     Raises:
         StillhouseError: With the reason on one line; the task's record holds it too.
     """
+    # OpenMP reads it when torch is loaded. Threads that wait for each other sleep instead of spinning: where others use
+    # the cores too, such as Airflow's own processes, spinning makes a step of two threads several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     recorder = Recorder(open_store(request.store), request)
     try:
         with _full_disk_is_temporary():

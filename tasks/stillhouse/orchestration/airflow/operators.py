@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSkipException
 
 from stillhouse.contract import (
@@ -105,6 +106,8 @@ class StageOperator(BaseOperator):
     def _request(self, context: Context, task: PlannedTask, recipe: Recipe, deployment: Deployment) -> StageRequest:
         sources = {task_id for task_id, _ in task.inputs.values()}
         parameters = {}
+        airflow = conf.get("api", "base_url", fallback="").rstrip("/")
+        run_address = f"{airflow}/dags/{context['dag'].dag_id}/runs/{context['run_id']}"
         if task.stage == "promote":
             parameters["approval"] = context["ti"].xcom_pull(task_ids=APPROVE_TASK)
         return build_request(
@@ -114,6 +117,7 @@ class StageOperator(BaseOperator):
             results={task_id: pull_result(context, task_id) for task_id in sorted(sources)},
             deployment=deployment,
             parameters=parameters,
+            links={"Airflow run": run_address} if airflow else {},
         )
 
     def _reuse(self, store: ObjectStore, request: StageRequest) -> ResultRef | None:

@@ -20,9 +20,9 @@ from stillhouse.orchestration.quickstart.view import (
 from stillhouse.stages import read_records
 from stillhouse.store import ObjectStore
 
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_PROGRESS_LINES = 20.0
-LOOKS_WITHOUT_ANSWER = 60
+LOOKS_WITHOUT_ANSWER = 30
 """So many times Airflow may fail to answer before following gives up."""
 
 

@@ -145,7 +145,8 @@ def _signals_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in before:
+        # SIGINT too: a shell starts background jobs with it ignored, and the servers would inherit that.
         signal.signal(number, interrupt)
     try:
         yield

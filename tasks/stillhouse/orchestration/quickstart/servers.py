@@ -72,7 +72,7 @@ def start_servers(folder: RunFolder, *, dags: Path) -> Servers:
     Raises:
         ConfigurationError: A port that the environment names is taken.
     """
-    airflow_port, mlflow_port = choose_port("AIRFLOW_PORT"), choose_port("MLFLOW_PORT")
+    airflow_port, mlflow_port = choose_port("AIRFLOW_PORT", folder), choose_port("MLFLOW_PORT", folder)
     folder.create()
     folder.password()
     mlflow_url = f"http://{LOOPBACK}:{mlflow_port}"

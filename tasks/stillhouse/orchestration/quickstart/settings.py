@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillhouse.contract import ConfigurationError, pretty_json
+from stillhouse.contract import ConfigurationError, pretty_json, sha256_of
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
@@ -19,7 +19,7 @@ import sys
 if {"scheduler", "dag-processor"} & set(sys.argv):
     import stillhouse.orchestration.airflow  # noqa: F401
 """
-PREFERRED_PORTS = {"AIRFLOW_PORT": 8080, "MLFLOW_PORT": 5000}
+FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +87,18 @@ class RunFolder:
         return passwords[USER]
 
 
-def choose_port(variable: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the port that ``variable`` names, else the usual one, else any free one.
+def choose_port(variable: str, folder: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
+    """Return the port that ``variable`` names, else the usual one of this run folder, else any free one.
+
+    Each folder has usual ports of its own, so that addresses stay the same from run to run, and two quickstarts that
+    start at the same moment don't take each other's servers for their own.
 
     Raises:
         ConfigurationError: The named port is no port, or is taken.
     """
     named = environment.get(variable)
     if named is None:
-        usual = PREFERRED_PORTS[variable]
+        usual = FIRST_PORT + int(sha256_of(f"{variable} {folder.root}".encode())[:8], 16) % NUM_PORTS
         return usual if port_is_free(usual) else free_port()
     if not named.isdecimal() or not 0 < int(named) < 65536:
         raise ConfigurationError(f"{variable} must be a port from 1 to 65535")
