@@ -35,7 +35,7 @@ fi
 
 echo "▸ installing the $(grep -cE '^[a-z0-9]' "$lock") packages of $lock"
 if "$python" -m pip install --quiet --disable-pip-version-check "uv>=0.9" 2>/dev/null; then
-    .venv/bin/uv pip install --quiet --python "$python" --require-hashes --no-deps -r "$lock"
+    .venv/bin/uv pip install --quiet --compile-bytecode --python "$python" --require-hashes --no-deps -r "$lock"
 else
     echo "  uv can't be had here; pip does it, more slowly"
     "$python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$lock"
