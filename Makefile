@@ -24,7 +24,7 @@ lint: ## Style, types, import rules
 
 unit: ## Tests that need seconds
 	@infra/install.sh test
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 e2e: ## Tests that need minutes: real servers, real data, killed processes
 	@infra/install.sh test

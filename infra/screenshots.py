@@ -28,7 +28,6 @@ from stillhouse.orchestration.quickstart.settings import USER, RunFolder
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "infra" / "images"
 SECONDS_TO_SHOW = 60.0
-TRIGGER_BUTTON = "[...document.querySelectorAll('button')].find(b => b.innerText.trim().startsWith('Trigger'))"
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
@@ -41,12 +40,8 @@ class Shot:
 
     name: str
     url: str
-    shown: str
-    """JavaScript that becomes true once the page shows what it should."""
-    click: str = ""
-    """JavaScript that is run once ``shown`` is true."""
-    then: str = "true"
-    """JavaScript that becomes true after the click."""
+    steps: tuple[tuple[str, str], ...]
+    """In turn: JavaScript to wait for until it is true, and JavaScript that finds an element to click then, if any."""
     width: int = 1440
     height: int = 900
 
@@ -74,6 +69,13 @@ class Page:
             if time.monotonic() > deadline:
                 raise SystemExit(f"{what} did not show in {SECONDS_TO_SHOW:.0f} s")
             time.sleep(0.25)
+
+    def click(self, element: str) -> None:
+        """Click in the middle of the element that JavaScript finds, as a mouse does."""
+        middle = "(e => { const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })"
+        x, y = self.evaluate(f"{middle}({element})")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -107,22 +109,44 @@ def shots(airflow: str, mlflow: str, recipe: str, run_id: str) -> list[Shot]:
         Shot(
             name="airflow-graph",
             url=f"{airflow}/dags/{recipe}/runs/{run_id}",
-            shown="document.querySelectorAll('.react-flow__node').length > 8",
+            steps=(
+                (button("label.startsWith('Show Graph')"), button("label.startsWith('Show Graph')")),
+                ("document.querySelectorAll('.react-flow__node').length > 8", ""),
+            ),
+            width=1600,
+            height=560,
         ),
         Shot(
             name="airflow-trigger",
             url=f"{airflow}/dags/{recipe}",
-            shown=TRIGGER_BUTTON,
-            click=f"{TRIGGER_BUTTON}.click()",
-            then="document.querySelectorAll('[role=dialog] input').length > 0",
-            height=1300,
+            steps=(
+                (button("label === 'Trigger Dag'"), button("label === 'Trigger Dag'")),
+                (button("text === 'Distillation'"), button("text === 'Distillation'")),
+                ("document.body.innerText.includes('Temperature')", ""),
+            ),
+            height=1150,
         ),
         Shot(
             name="mlflow-runs",
             url=mlflow_workflow_url(mlflow, recipe),
-            shown="document.body.innerText.includes('distill-kd') || document.body.innerText.includes('Run Name')",
+            steps=(
+                (label("Expand rows"), label("Expand rows")),
+                ("document.body.innerText.includes('distill-kd')", ""),
+            ),
+            width=1600,
         ),
     ]
+
+
+def button(condition: str) -> str:
+    """Return JavaScript that finds the first button whose ``label`` or ``text`` meets a condition."""
+    facts = "const label = b.getAttribute('aria-label') || '', text = b.innerText.trim();"
+    return f"[...document.querySelectorAll('button')].find(b => {{ {facts} return {condition}; }})"
+
+
+def label(text: str) -> str:
+    """Return JavaScript that finds the innermost element with a text."""
+    return f"[...document.querySelectorAll('label, span, div')].findLast(e => e.innerText?.trim() === '{text}')"
 
 
 def last_run(airflow: str, token: str, recipe: str) -> str:
@@ -142,10 +166,10 @@ def take(page: Page, shot: Shot) -> None:
         "Emulation.setDeviceMetricsOverride", width=shot.width, height=shot.height, deviceScaleFactor=1, mobile=False
     )
     page.call("Page.navigate", url=shot.url)
-    page.wait_for(shot.shown, shot.name)
-    if shot.click:
-        page.evaluate(shot.click)
-        page.wait_for(shot.then, shot.name)
+    for wanted, element in shot.steps:
+        page.wait_for(wanted, f"{shot.name}: {wanted}")
+        if element:
+            page.click(element)
     time.sleep(3)  # layouts of graphs and tables move for a moment after their parts are there
     picture = page.call("Page.captureScreenshot", format="png")["data"]
     (IMAGES / f"{shot.name}.png").write_bytes(base64.b64decode(picture))

@@ -129,7 +129,7 @@ def test_the_page_holds_figures_with_intervals_digests_and_origins(inputs: Repor
         "a <b>test</b>",
         inputs.decision.digest,
         "f" * 64,
-        "9" * 64,
+        "Stillhouse 0.1.0",
         "champion in service",
     ):
         assert part in text

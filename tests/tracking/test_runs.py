@@ -229,12 +229,10 @@ def test_nothing_is_printed(tracking: Tracking, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_absent_server_is_told_within_seconds() -> None:
+def test_an_absent_server_is_told_by_address() -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
-    start = time.monotonic()
-    with pytest.raises(TryAgain, match=f"MLflow at {url} does not answer; start the server"):
+    with pytest.raises(TryAgain, match=f"MLflow at {url} does not answer; start it"):
         Tracking(url, "any")
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.slow
