@@ -129,11 +129,7 @@ def shots(airflow: str, mlflow: str, recipe: str, run_id: str) -> list[Shot]:
         Shot(
             name="mlflow-runs",
             url=mlflow_workflow_url(mlflow, recipe),
-            steps=(
-                (label("Expand rows"), label("Expand rows")),
-                ("document.body.innerText.includes('distill-kd')", ""),
-            ),
-            width=1600,
+            steps=(("document.body.innerText.includes('Run Name')", ""),),
         ),
     ]
 
@@ -142,11 +138,6 @@ def button(condition: str) -> str:
     """Return JavaScript that finds the first button whose ``label`` or ``text`` meets a condition."""
     facts = "const label = b.getAttribute('aria-label') || '', text = b.innerText.trim();"
     return f"[...document.querySelectorAll('button')].find(b => {{ {facts} return {condition}; }})"
-
-
-def label(text: str) -> str:
-    """Return JavaScript that finds the innermost element with a text."""
-    return f"[...document.querySelectorAll('label, span, div')].findLast(e => e.innerText?.trim() === '{text}')"
 
 
 def last_run(airflow: str, token: str, recipe: str) -> str:
