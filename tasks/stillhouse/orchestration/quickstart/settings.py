@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillhouse.contract import ConfigurationError, pretty_json, sha256_of
+from stillhouse.contract import QUIET, ConfigurationError, pretty_json, sha256_of
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
@@ -132,15 +132,8 @@ def free_port() -> int:
 def quiet_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment with this interpreter's commands first, and with nothing phoning home."""
     path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    return {
-        **environment,
-        "PATH": path,
-        "DO_NOT_TRACK": "1",
-        "SCARF_ANALYTICS": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    own = {"PATH": path, "SCARF_ANALYTICS": "false", "PYTHONUNBUFFERED": "1"}
+    return {**QUIET, **environment, **own}
 
 
 def mlflow_command(folder: RunFolder, port: int) -> list[str]:
