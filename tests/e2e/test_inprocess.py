@@ -88,7 +88,12 @@ def wait_until_running(process: subprocess.Popen[bytes], root: Path, task_id: st
 
 def test_interrupted_it_says_how_to_go_on(workflow: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        run_command(workflow, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        run_command(workflow, tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell has SIGINT ignored, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert wait_until_running(process, tmp_path, "validate", training=False)
     process.send_signal(signal.SIGINT)

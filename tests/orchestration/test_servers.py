@@ -160,6 +160,15 @@ def test_password_is_kept_and_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.root.stat().st_mode) == 0o700
 
 
+def test_settings_of_another_airflow_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
+    monkeypatch.setenv("AIRFLOW_HOME", "/elsewhere")
+    folder = RunFolder(root=tmp_path)
+    airflow = airflow_environment(folder, dags=tmp_path, port=8080, tracking_uri="http://127.0.0.1:5000")
+    assert "AIRFLOW__CORE__UNIT_TEST_MODE" not in airflow
+    assert airflow["AIRFLOW_HOME"] == str(folder.airflow_home)
+
+
 def test_servers_are_quiet_and_local(tmp_path: Path) -> None:
     folder = RunFolder(root=tmp_path)
     airflow = airflow_environment(folder, dags=tmp_path, port=8080, tracking_uri="http://127.0.0.1:5000")

@@ -19,6 +19,7 @@ import sys
 if {"scheduler", "dag-processor"} & set(sys.argv):
     import stillhouse.orchestration.airflow  # noqa: F401
 """
+FOREIGN_SETTINGS = ("AIRFLOW__", "AIRFLOW_HOME", "AIRFLOW_CONFIG", "_AIRFLOW")
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
@@ -130,10 +131,14 @@ def free_port() -> int:
 
 
 def quiet_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment with this interpreter's commands first, and with nothing phoning home."""
+    """Return the environment with this interpreter's commands first, and with nothing phoning home.
+
+    Settings of another Airflow on this machine are left out: they would become this one's.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    inherited = {name: value for name, value in environment.items() if not name.startswith(FOREIGN_SETTINGS)}
     own = {"PATH": path, "SCARF_ANALYTICS": "false", "PYTHONUNBUFFERED": "1"}
-    return {**QUIET, **environment, **own}
+    return {**QUIET, **inherited, **own}
 
 
 def mlflow_command(folder: RunFolder, port: int) -> list[str]:
