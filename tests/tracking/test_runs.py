@@ -272,3 +272,18 @@ def test_frozen_tables_are_data_sets_of_the_stage_that_made_them() -> None:
     outputs = {"train": artifact("train.parquet", "1"), "docs": artifact("docs", "2")}
     made = result_datasets(result_of("validate", inputs={}, outputs=outputs))
     assert [(d.dataset.name, d.dataset.digest) for d in made] == [("train", "1" * 36)]
+
+
+def test_publishing_right_after_live_points_draws_each_point_once(tracking: Tracking, client: MlflowClient) -> None:
+    tracking.open_workflow("run-hasty", recipe_with())
+    task = tracking.open_task("run-hasty", "distill-kd", "distill")
+    points = tuple(
+        HistoryPoint(step=step, epoch=1.0, seen=step, learning_rate=0.1, loss=1.0 / step, terms={"ce": 1.0 / step})
+        for step in range(1, 200)
+    )
+    draw = tracking.live(task)
+    for point in points:
+        draw(point)
+    tracking.publish(task, result_of(), history=TrainingHistory(total_steps=len(points), points=points))
+    drawn = client.get_metric_history(task, "train/loss")
+    assert [metric.step for metric in drawn] == [point.step for point in points]

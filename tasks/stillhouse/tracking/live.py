@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+from contextlib import suppress
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -11,6 +12,7 @@ from stillhouse.contract import HistoryPoint
 
 logger = logging.getLogger(__name__)
 
+_CLOSING_SECONDS = 60.0
 _WAITING = 1000
 """Points kept while the server is slow; more are dropped, since publishing draws the whole curve at the end."""
 
@@ -43,8 +45,9 @@ class LiveCurve:
         self._run_id = mlflow_run_id
         self._start_ms = start_ms
         self._warned = False
-        self._queue: queue.Queue[HistoryPoint] = queue.Queue(_WAITING)
-        threading.Thread(target=self._send_all, name="live-curve", daemon=True).start()
+        self._queue: queue.Queue[HistoryPoint | None] = queue.Queue(_WAITING)
+        self._thread = threading.Thread(target=self._send_all, name="live-curve", daemon=True)
+        self._thread.start()
 
     def __call__(self, point: HistoryPoint) -> None:
         """Take a point; returns at once."""
@@ -53,9 +56,16 @@ class LiveCurve:
         except queue.Full:
             self._warn("is too slow")
 
+    def close(self) -> None:
+        """Drop what waits, and return when the point on its way has arrived: nothing is drawn after this."""
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        self._queue.put(None)
+        self._thread.join(_CLOSING_SECONDS)
+
     def _send_all(self) -> None:
-        while True:
-            point = self._queue.get()
+        while (point := self._queue.get()) is not None:
             try:
                 self._client.log_batch(self._run_id, metrics=curve_metrics(point, self._start_ms))
             except Exception as error:  # whatever it is, a training is worth more than its live curve

@@ -46,6 +46,7 @@ class Tracking:
     def __init__(self, uri: str, experiment: str) -> None:
         self._uri = uri
         self._client = connect(uri)
+        self._curves: dict[str, LiveCurve] = {}
         with server_errors_explained(uri):
             self._experiment_id = self._open_experiment(experiment)
 
@@ -106,6 +107,7 @@ class Tracking:
             files: Files and folders to keep as artifacts; a folder goes below its name here.
             reused: The result is an earlier run's.
         """
+        self._end_curve(mlflow_run_id)
         with server_errors_explained(self._uri):
             # The result's own time, not now: logging the same again adds nothing.
             timestamp = int(result.finished_at.timestamp() * 1000)
@@ -125,7 +127,8 @@ class Tracking:
         """Return what draws a training's points as they come, in the background, and never fails."""
         with server_errors_explained(self._uri):
             start = self._client.get_run(mlflow_run_id).info.start_time
-        return LiveCurve(self._client, mlflow_run_id, start)
+        curve = self._curves[mlflow_run_id] = LiveCurve(self._client, mlflow_run_id, start)
+        return curve
 
     @contextmanager
     def system_metrics(self, mlflow_run_id: str) -> Iterator[None]:
@@ -141,6 +144,7 @@ class Tracking:
 
     def close_task(self, mlflow_run_id: str, status: RunStatus) -> None:
         """End the run of a task that has no result to publish."""
+        self._end_curve(mlflow_run_id)
         with server_errors_explained(self._uri):
             self._client.set_terminated(mlflow_run_id, status)
 
@@ -171,6 +175,12 @@ class Tracking:
                 if task.info.status == "RUNNING":
                     self._client.set_terminated(task.info.run_id, "KILLED")
             self._client.set_terminated(mlflow_run_id, "FINISHED" if succeeded else "FAILED")
+
+    def _end_curve(self, mlflow_run_id: str) -> None:
+        """Let the background finish first: MLflow refuses a point that two requests bring at the same moment."""
+        curve = self._curves.pop(mlflow_run_id, None)
+        if curve is not None:
+            curve.close()
 
     def _open_experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
