@@ -1,6 +1,5 @@
 """The summary follows from the records alone, is paired, and refuses records that can't be compared."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from imaginary import SUITES, make_records
 
 from stillhouse.contract import DataRejected, EvaluationSummary, pretty_json
-from stillhouse.evaluation import SuiteInfo, read_records, summarise, write_records
+from stillhouse.evaluation import read_records, summarise, write_records
 from stillhouse.recipe import EvaluationConfig
 
 CONFIG = EvaluationConfig(resamples=400)
@@ -165,14 +164,3 @@ def test_stored_losses_that_are_no_numbers_are_refused() -> None:
     changed = records.set_column(6, records.schema.field("loss"), pa.array(losses))
     with pytest.raises(DataRejected, match="model teacher on suite movies: scores of 1 of 20"):
         summary_of(changed)
-
-
-@pytest.mark.slow
-def test_a_large_evaluation_takes_seconds() -> None:
-    suites = [SuiteInfo(name="home", kind="in-domain", items_sha256="1" * 64)]
-    suites += [SuiteInfo(name=f"s{i}", kind="shifted-domain", items_sha256="2" * 64) for i in range(3)]
-    models = dict.fromkeys(("teacher", "kd", "sft", "start", "champion"), (0.8,) * 4)
-    records = make_records(models, num_items=5000, num_labels=50, suites=suites)
-    started = time.process_time()
-    summarise(records, config=EvaluationConfig(), suites=suites)
-    assert time.process_time() - started < 30
