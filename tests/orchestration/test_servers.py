@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -228,17 +229,21 @@ def test_real_airflow_asks_obeys_and_retries_by_exit_code(project: Path, behavio
                 pytest.fail(f"run {run_id} does not end: {states(run_id)}")
             return client.run_state("toy", run_id)
 
+        def scheduler_heartbeat() -> str:
+            health = httpx.get(f"{servers.airflow_url}/api/v2/monitor/health", timeout=60).json()
+            return str(health["scheduler"]["latest_scheduler_heartbeat"])
+
         def answer(run_id: str, option: str) -> str:
-            """Answer until it is taken: Airflow 3.3 asks again if an answer comes milliseconds after the question."""
+            """Answer as a person would, seconds after the question.
 
-            def taken() -> bool:
-                if states(run_id)["approve"][0] == "awaiting_input":
-                    if not client.question("toy", run_id, "approve")["response_received"]:
-                        client.answer("toy", run_id, "approve", option)
-                    return False
-                return states(run_id)["approve"][0] == "success"
-
-            wait_for(taken, 300)
+            Airflow 3.3 takes the end of the asking process for a failure if the task goes on before its scheduler has
+            seen that end, and asks again until no tries are left. Two heartbeats later the scheduler has seen it.
+            """
+            wait_for(lambda: states(run_id)["approve"][0] == "awaiting_input", 300)
+            for _ in range(2):
+                before = scheduler_heartbeat()
+                wait_for(lambda: scheduler_heartbeat() != before, 60)  # noqa: B023
+            client.answer("toy", run_id, "approve", option)
             return finish(run_id)
 
         with pytest.raises(ConfigurationError, match=r"distillation\.alpha"):
