@@ -1,7 +1,7 @@
 """The common ground of every recipe section."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -26,3 +26,6 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN.pattern, max_length
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 digest as 64 lower-case hexadecimal digits."""
+
+Task = Literal["text-classification", "masked-lm", "causal-lm"]
+"""What a model is for."""

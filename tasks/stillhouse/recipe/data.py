@@ -33,15 +33,19 @@ LabelRule = Annotated[LabelAsIs | LabelByThreshold | LabelByPrefix, Field(discri
 
 
 class Table(Config):
-    """One table of labelled text."""
+    """One table of text."""
 
     source: FileSource
-    format: Literal["csv", "tsv", "jsonl", "parquet", "labelled-lines"]
-    """``labelled-lines``: each line is a label, white space, then the text; the columns are ``label`` and ``text``."""
+    format: Literal["csv", "tsv", "jsonl", "parquet", "labelled-lines", "paragraphs"]
+    """``labelled-lines``: each line is a label, white space, then the text; the columns are ``label`` and ``text``.
+    ``paragraphs``: plain text, a document between two empty lines; the column is ``text``."""
     encoding: str = "utf-8"
     """Of the text formats. A byte that does not decode stops the run and is named by row."""
     text_column: str = "text"
     label_column: str = "label"
+    """Of classification tasks."""
+    prompt_column: str | None = None
+    """Of language modelling tasks: what the text answers. It is read and not learned."""
     id_column: str | None = None
     """Column that identifies a row for people; by default the row's number, from 0."""
     label_rule: LabelRule = LabelAsIs()
@@ -91,8 +95,8 @@ class DataConfig(Config):
 
     domain: Name
     """Name of the training domain, as tables and plots show it."""
-    labels: tuple[str, ...] = Field(min_length=2)
-    """The label set, in the order of the classifier's outputs."""
+    labels: tuple[str, ...] = ()
+    """The label set, in the order of the classifier's outputs; empty for language modelling."""
     train: Table
     validation: Table | None = None
     """By default cut out of ``train``."""
@@ -104,8 +108,8 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must be distinct")
+        if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be two or more, and distinct")
         names = [self.domain, *(ood.name for ood in self.ood)]
         if len(set(names)) != len(names):
             raise ValueError("the domain and the ood sets need distinct names")
@@ -114,7 +118,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _thresholds_have_two_labels(self) -> Self:
         tables = [self.train, self.validation, self.test, *(ood.table for ood in self.ood)]
-        if len(self.labels) != 2 and any(t and t.label_rule.kind == "threshold" for t in tables):
+        if self.labels and len(self.labels) != 2 and any(t and t.label_rule.kind == "threshold" for t in tables):
             raise ValueError("label_rule 'threshold' needs exactly two labels")
         return self
 

@@ -1,4 +1,4 @@
-"""Sections ``teacher``, ``student``, ``distillation`` and ``training``: who learns what from whom, and how."""
+"""Sections ``teacher``, ``student`` and ``training``: who learns from whom, and how."""
 
 from typing import Literal, Self
 
@@ -14,7 +14,9 @@ class TrainingConfig(Config):
     epochs: float = Field(default=3.0, gt=0, le=1000)
     """Passes over the training set; a fraction stops within a pass."""
     batch_size: int = Field(default=32, ge=1)
-    """Sequences per optimizer step."""
+    """Sequences per optimizer step, over all processes: texts, or packs of texts where they are packed."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Sequences per forward pass; by default a whole step's share of the process. Saves memory, changes no gradient."""
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
     """Peak, after warm-up."""
     warmup_share: float = Field(default=0.06, ge=0, lt=1)
@@ -23,10 +25,32 @@ class TrainingConfig(Config):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this L2 norm."""
     max_tokens: int = Field(default=128, ge=8)
-    """Longer texts are truncated to this many tokens, special tokens included."""
+    """Tokens of a sequence, special tokens included. Longer texts are truncated for ``text-classification`` and cut
+    into pieces for the language models."""
+    packing: bool = True
+    """Fill sequences with several documents that don't see one another. Tasks of kind ``causal-lm``."""
+    mask_share: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that are hidden and predicted. Tasks of kind ``masked-lm``."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward and backward passes. ``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    sharding: Literal["replicate", "shard"] = "replicate"
+    """How several processes hold the student: a copy each (DDP), or a part each (FSDP2)."""
+    explosion_factor: float = Field(default=10.0, gt=1)
+    """The run stops when a term's moving average exceeds its lowest by this factor."""
     seed: int = Field(default=17, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Time between two checkpoints; 0 writes one at every step."""
+
+
+class CacheConfig(Config):
+    """How the distributions of a language model are kept. Those of a classifier are kept whole."""
+
+    method: Literal["systematic", "random", "top-k"] = "systematic"
+    """``systematic`` and ``random`` sample token ids and keep counts: unbiased. ``top-k`` keeps the largest
+    probabilities: biased, for comparison."""
+    samples: int = Field(default=25, ge=1, le=4096)
+    """N, counts of a distribution; for ``top-k`` the k."""
+    seed: int = Field(default=29, ge=0)
 
 
 class TeacherConfig(Config):
@@ -38,20 +62,44 @@ class TeacherConfig(Config):
     """SPDX identifier, or a name, of the terms under which the teacher is used."""
     finetune: TrainingConfig | None = None
     """Fine-tune on the task first; by default the teacher already is a classifier with the recipe's labels."""
+    cache: CacheConfig = CacheConfig()
     shards: int = Field(default=1, ge=1, le=1024)
     """Parts in which the training set is scored, each a task of its own."""
     batch_size: int = Field(default=64, ge=1)
     """Sequences per forward pass when scoring."""
 
 
-class StudentConfig(Config):
-    """How the student starts: as some of the teacher's layers, with its embeddings and head."""
+class LoraConfig(Config):
+    """Low-rank adapters on frozen weights (LoRA, Hu et al. 2022), merged into the weights at the end."""
 
-    layers: int = Field(ge=1)
-    """Number of transformer layers; at most the teacher's."""
-    layer_map: Literal["alternate"] | tuple[int, ...] = "alternate"
-    """Teacher layer (from 0) under each student layer. ``alternate`` spaces them evenly from the first to the last,
-    as DistilBERT does (Sanh et al. 2019)."""
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by ``alpha / rank``."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class StudentConfig(Config):
+    """How the student starts: from some of the teacher's layers, from a checkpoint, or from random weights.
+
+    It must have the teacher's tokenizer.
+    """
+
+    layers: int | None = Field(default=None, ge=1)
+    """Number of transformer layers that are kept of the teacher, or of ``source``; by default all."""
+    layer_map: Literal["alternate", "lower", "upper", "spaced", "block-influence"] | tuple[int, ...] | None = None
+    """Layer (from 0) under each student layer. ``alternate``: every n-th one; ``lower`` and ``upper``: the first and
+    the last; ``spaced``: evenly from the first to the last (Sanh et al. 2019); ``block-influence``: those that change
+    their input most (Men et al. 2024). By default ``block-influence`` for decoders and ``spaced`` for encoders."""
+    source: ModelSource | None = None
+    """An own checkpoint instead of the teacher."""
+    architecture: dict[str, int | float | str | bool] | None = None
+    """Fields of the model's config to change, such as ``hidden_size``; the student then starts from random weights."""
+    vocabulary: int | None = Field(default=None, ge=16)
+    """Keep the embeddings of so many token ids, the most frequent of the training set; the others become unknown.
+    Tasks of kind ``text-classification``."""
+    lora: LoraConfig | None = None
+    seed: int = Field(default=11, ge=0)
+    """Of random weights."""
 
     @model_validator(mode="after")
     def _map_has_one_entry_per_layer(self) -> Self:
@@ -62,21 +110,14 @@ class StudentConfig(Config):
                 raise ValueError("layer_map must rise strictly from 0 or more")
         return self
 
+    @model_validator(mode="after")
+    def _random_weights_have_no_map(self) -> Self:
+        if self.architecture is not None and (self.layer_map is not None or self.layers is not None):
+            raise ValueError("architecture starts from random weights: give num_hidden_layers in it, and no layers")
+        return self
 
-class DistillationConfig(Config):
-    """The loss ``alpha * CE + (1 - alpha) * T^2 * KL_T(teacher || student) + hidden_weight * cosine``."""
-
-    alpha: float = Field(default=0.5, ge=0, le=1)
-    """Weight of the cross-entropy with the labels; 1 ignores the teacher's soft labels."""
-    temperature: float = Field(default=2.0, gt=0, le=100)
-    """T, divides the logits of teacher and student (Hinton et al. 2015)."""
-    hidden_weight: float = Field(default=0.0, ge=0)
-    """Weight of the cosine distance between the last hidden states of student and teacher, over all tokens but padding
-    (Sanh et al. 2019); 0 leaves the term out."""
-    control_arm: bool = True
-    """Also train the ``sft`` arm: the same student, data, order and steps without the teacher's signal."""
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Names of the students to train; the first one is the candidate."""
-        return ("kd", "sft") if self.control_arm else ("kd",)
+    @model_validator(mode="after")
+    def _starts_smaller(self) -> Self:
+        if self.layers is None and self.source is None and self.architecture is None and self.lora is None:
+            raise ValueError("give layers, a source, an architecture or lora")
+        return self

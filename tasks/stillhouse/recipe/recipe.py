@@ -4,9 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stillhouse.recipe.base import Config, Name
+from stillhouse.recipe.base import Config, Name, Task
 from stillhouse.recipe.data import DataConfig
-from stillhouse.recipe.learning import DistillationConfig, StudentConfig, TeacherConfig, TrainingConfig
+from stillhouse.recipe.distillation import DistillationConfig
+from stillhouse.recipe.learning import StudentConfig, TeacherConfig, TrainingConfig
 from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig
 from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PromotionConfig
 
@@ -20,7 +21,7 @@ class Recipe(Config):
     """Name of the workflow and of its DAG."""
     description: str
     """One or two sentences for the people who meet the DAG in Airflow."""
-    task: Literal["text-classification"]
+    task: Task
     data: DataConfig
     teacher: TeacherConfig
     student: StudentConfig
@@ -37,4 +38,25 @@ class Recipe(Config):
         limit = self.data.train.max_rows
         if limit is not None and self.teacher.shards > limit:
             raise ValueError(f"teacher.shards ({self.teacher.shards}) exceeds data.train.max_rows ({limit})")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_belong_to_classifiers(self) -> Self:
+        if (self.task == "text-classification") != bool(self.data.labels):
+            raise ValueError(
+                f"data.labels: a {self.task} recipe " + ("needs labels" if not self.data.labels else "has none")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_task(self) -> Self:
+        if self.distillation.on_policy and self.task != "causal-lm":
+            raise ValueError("distillation.on_policy needs task causal-lm")
+        if self.student.vocabulary and self.task != "text-classification":
+            raise ValueError("student.vocabulary needs task text-classification")
+        if self.student.vocabulary and self.distillation.features:
+            raise ValueError("student.vocabulary changes the token ids, which features compare; leave one out")
+        sparse = self.task != "text-classification"
+        if sparse and self.distillation.divergence == "reverse-kl" and not self.distillation.on_policy:
+            raise ValueError("distillation.divergence reverse-kl is infinite for sampled distributions; use jsd")
         return self

@@ -50,8 +50,16 @@ class HubSource(Config):
     """Full commit hash: a branch or a tag may move under a schedule, a commit can't."""
 
 
+class RegistrySource(Config):
+    """A model in the MLflow registry of the deployment."""
+
+    kind: Literal["registry"] = "registry"
+    uri: str = Field(pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")
+    """``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``. An alias is resolved when the run starts."""
+
+
 FileSource = Annotated[WheelSource | PathSource | S3Source, Field(discriminator="kind")]
 """A source of one file."""
 
-ModelSource = Annotated[WheelSource | PathSource | S3Source | HubSource, Field(discriminator="kind")]
-"""A source of a model folder."""
+ModelSource = Annotated[WheelSource | PathSource | S3Source | HubSource | RegistrySource, Field(discriminator="kind")]
+"""A source of a model folder, or of a single file in GGUF format."""
