@@ -26,9 +26,13 @@ class Check:
 
 def build_checks(name: str, names: Collection[str], config: DataConfig) -> list[Check]:
     """Return the checks of the set ``name``, given the names of all sets of the run."""
-    checks = [*_row_checks(config.checks), *_text_checks(config.checks), *_label_checks(config)]
-    if name == "train":
-        checks += _balance_checks(config)
+    checks = [*_row_checks(config.checks), *_text_checks(config.checks)]
+    # A set that is cut out of `train` has the columns of `train`.
+    if config.labels:
+        checks += _label_checks(config)
+        checks += _balance_checks(config) if name == "train" else []
+    elif config.named_tables().get(name, config.train).prompt_column is not None:
+        checks.append(_prompt_check())
     return checks + [_leak_check(other) for other in held_out_of(name, names)]
 
 
@@ -109,6 +113,16 @@ def _label_checks(config: DataConfig) -> list[Check]:
             failure="{num_rows} with a label that data.labels lacks ({rows}); correct them or data.labels",
         ),
     ]
+
+
+def _prompt_check() -> Check:
+    return Check(
+        name="prompt",
+        expectation=gxe.ExpectColumnValuesToNotBeNull(
+            column="prompt_characters", description="Every row has a prompt."
+        ),
+        failure="{num_rows} without a prompt ({rows}); complete or remove them",
+    )
 
 
 def _balance_checks(config: DataConfig) -> list[Check]:

@@ -9,20 +9,27 @@ from datasets import Dataset, Features, Value
 
 from stillhouse.contract import DataRejected
 
-FEATURES = Features({"id": Value("string"), "text": Value("string"), "label": Value("int64")})
+LABELLED = Features({"id": Value("string"), "text": Value("string"), "label": Value("int64")})
+"""Of classification tasks."""
+PLAIN = Features({"id": Value("string"), "text": Value("string")})
+"""Of language modelling tasks."""
+PROMPTED = Features({"id": Value("string"), "text": Value("string"), "prompt": Value("string")})
+"""Of language modelling tasks whose texts answer something."""
+COLUMN_SETS = (LABELLED, PROMPTED, PLAIN)
 
 
 def freeze(frame: pd.DataFrame, path: Path) -> None:
     """Write a set to ``path``. Equal rows in equal order give equal bytes.
 
     Args:
-        frame: Columns ``id``, ``text`` and ``label``.
+        frame: The columns of one of `COLUMN_SETS`, in any order.
         path: A file in an existing folder; it is replaced.
 
     Raises:
         OSError: The file can't be written.
     """
-    table = pa.Table.from_pydict(frame[list(FEATURES)].to_dict("list"), schema=FEATURES.arrow_schema)
+    features = next(features for features in COLUMN_SETS if set(features) == set(frame.columns))
+    table = pa.Table.from_pydict(frame[list(features)].to_dict("list"), schema=features.arrow_schema)
     pq.write_table(table, path)
 
 
@@ -37,6 +44,8 @@ def load_frozen(path: Path) -> Dataset:
         table = pq.read_table(path)
     except pa.ArrowInvalid:
         raise DataRejected(f"{path.name}: not a whole Parquet file; run the stage 'validate' again") from None
-    if Features.from_arrow_schema(table.schema) != FEATURES:
-        raise DataRejected(f"{path.name}: not a frozen set of id, text and label; run the stage 'validate' again")
+    if Features.from_arrow_schema(table.schema) not in COLUMN_SETS:
+        raise DataRejected(
+            f"{path.name}: not a frozen set of id, text, and label or prompt; run the stage 'validate' again"
+        )
     return Dataset(table)

@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from stillhouse.contract import DataRejected
-from stillhouse.data.tables import read_table, text_key
+from stillhouse.data.tables import read_table, row_keys
 from stillhouse.recipe import Config, DataConfig, FileSource, Splits
 
 HELD_OUT = {"train": ("validation", "test", "ood-"), "validation": ("test", "ood-")}
@@ -34,7 +34,7 @@ class Tables(Mapping[str, pd.DataFrame]):
     """The sets of a run by name: ``train``, ``validation``, ``test`` and ``ood-NAME``, in this order."""
 
     frames: dict[str, pd.DataFrame]
-    """Columns ``id``, ``text`` and ``label``; see `read_table`."""
+    """Columns ``id``, ``text``, and ``label`` or ``prompt``; see `read_table`."""
     dropped: dict[str, Dropped]
     """By table of the recipe."""
 
@@ -94,9 +94,11 @@ def held_out_of(name: str, names: Collection[str]) -> list[str]:
 
 
 def shares_text(frame: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
-    """Mark the rows of ``frame`` whose text occurs in ``other``, whatever its case and white space: bool (N)."""
-    keys = {text_key(text) for text in other["text"]} - {""}
-    return frame["text"].map(lambda text: text_key(text) in keys).astype(bool)
+    """Mark the rows of ``frame`` whose text occurs in ``other``, whatever its case and white space: bool (N).
+
+    Two answers are the same if their prompts are, too.
+    """
+    return row_keys(frame).isin(set(row_keys(other)) - {""})
 
 
 def sample(frame: pd.DataFrame, max_rows: int | None, *, seed: int) -> pd.DataFrame:
@@ -107,7 +109,7 @@ def sample(frame: pd.DataFrame, max_rows: int | None, *, seed: int) -> pd.DataFr
 
 
 def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.DataFrame]:
-    """Cut those of ``validation`` and ``test`` that are missing out of ``train``, label by label.
+    """Cut those of ``validation`` and ``test`` that are missing out of ``train``, label by label if there are any.
 
     Of a label with N rows, each set gets its share of N, rounded, and at least one row stays in ``train``: a label
     with few rows may be missing from ``validation`` and ``test``, never from ``train``.
@@ -122,8 +124,9 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
     train = frames["train"]
     ranks = _ranks(train, f"split-{splits.seed}")
     cut: dict[str, list[int]] = {"test": [], "validation": []}
-    for _, label_ranks in ranks.groupby(train["label"]):
-        rows = list(label_ranks.sort_values(kind="stable").index)
+    strata = train["label"] if "label" in train else pd.Series(0, index=train.index)
+    for _, stratum_ranks in ranks.groupby(strata):
+        rows = list(stratum_ranks.sort_values(kind="stable").index)
         spare = rows[:-1]
         for name, share in (("test", splits.test), ("validation", splits.validation)):
             if name not in frames:
@@ -138,8 +141,10 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
 
 
 def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, Dropped]:
-    keys = frame["text"].map(text_key)
+    keys = row_keys(frame)
     later = keys.duplicated() & (keys != "")
+    if "label" not in frame:
+        return frame[~later], Dropped(duplicates=int(later.sum()))
     first_label = frame["label"].groupby(keys).transform("first")
     conflicting = int((later & (frame["label"] != first_label)).sum())
     return frame[~later], Dropped(duplicates=int(later.sum()), conflicting=conflicting)
@@ -147,4 +152,4 @@ def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, Dropped]:
 
 def _ranks(frame: pd.DataFrame, salt: str) -> pd.Series:
     """Give every row a pseudo-random rank that its text alone decides, so that equal texts have equal ranks."""
-    return frame["text"].map(lambda text: hashlib.sha256(f"{salt}\n{text_key(text)}".encode()).hexdigest())
+    return row_keys(frame).map(lambda key: hashlib.sha256(f"{salt}\n{key}".encode()).hexdigest())

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pyarrow.parquet as pq
 
 from stillhouse.contract import ConfigurationError, DataRejected
 from stillhouse.recipe import Table
+
+PARAGRAPH_BREAK = re.compile(r"\r?\n[^\S\n]*\n\s*")
+"""One or more lines of nothing but white space; the indent of the line after them goes too."""
 
 
 def read_columns(table: Table, path: Path, *, name: str) -> pd.DataFrame:
@@ -37,6 +41,8 @@ def read_columns(table: Table, path: Path, *, name: str) -> pd.DataFrame:
         return pd.DataFrame(list(_json_rows(text, name)), dtype=object)
     if table.format == "labelled-lines":
         return pd.DataFrame(list(_labelled_rows(text, name)), columns=["label", "text"], dtype=object)
+    if table.format == "paragraphs":
+        return pd.DataFrame({"text": PARAGRAPH_BREAK.split(text.strip())} if text.strip() else {}, dtype=object)
     return _read_delimited(text, table.format, name)
 
 

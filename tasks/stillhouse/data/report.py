@@ -42,7 +42,7 @@ class TableFacts(Config):
 
     rows: int = Field(ge=0)
     labels: dict[str, int]
-    """Rows of each label."""
+    """Rows of each label; empty for language modelling."""
     mean_characters: float
     max_characters: int
 

@@ -12,7 +12,7 @@ from stillhouse.contract import StageBug
 from stillhouse.data.checks import Check, build_checks, build_suite
 from stillhouse.data.prepare import Tables, held_out_of, shares_text
 from stillhouse.data.report import LISTED_ROWS, CheckResult, TableFacts, ValidationReport
-from stillhouse.data.tables import name_rows, text_key
+from stillhouse.data.tables import name_rows, row_keys
 from stillhouse.recipe import DataConfig
 
 RESULT_FORMAT = {
@@ -77,24 +77,30 @@ def profile(name: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Describe every row of the set ``name`` without its text.
 
     Returns:
-        One row for each row of the set: ``id``; ``label``; ``label_share``, the share of the set's rows with that
-        label; ``characters`` of the stripped text, NaN without one; ``text_digest``, equal for texts that differ only
-        in case and white space, None without one; and ``in_SET`` for every set that must not share a text with it.
+        One row for each row of the set: ``id``; ``characters`` of the stripped text, NaN without one; ``text_digest``,
+        equal for texts that differ only in case and white space, None without one; ``in_SET`` for every set that must
+        not share a text with it. With labels also ``label`` and ``label_share``, the share of the set's rows with that
+        label; with prompts ``prompt_characters``, as ``characters``.
     """
     frame = tables[name]
-    texts = frame["text"]
     columns = {
         "id": frame["id"],
-        "label": frame["label"],
-        "label_share": frame["label"].map(frame["label"].value_counts(normalize=True)),
-        "characters": texts.map(lambda text: len(text.strip()) or None).astype(float),
-        "text_digest": texts.map(_text_digest).astype(object),
+        "characters": _characters(frame["text"]),
+        "text_digest": row_keys(frame).map(_digest).astype(object),
     }
+    if "label" in frame:
+        shares = frame["label"].value_counts(normalize=True)
+        columns |= {"label": frame["label"], "label_share": frame["label"].map(shares)}
+    if "prompt" in frame:
+        columns["prompt_characters"] = _characters(frame["prompt"])
     return pd.DataFrame(columns | {f"in_{o}": shares_text(frame, tables[o]) for o in held_out_of(name, tables)})
 
 
-def _text_digest(text: str) -> str | None:
-    key = text_key(text)
+def _characters(texts: pd.Series) -> pd.Series:
+    return texts.map(lambda text: len(text.strip()) or None).astype(float)
+
+
+def _digest(key: str) -> str | None:
     return hashlib.sha256(key.encode()).hexdigest() if key else None
 
 
@@ -132,7 +138,7 @@ def _result(table: str, check: Check, found: Any) -> CheckResult:
 
 
 def _facts(frame: pd.DataFrame, labels: Sequence[str]) -> TableFacts:
-    counts = frame["label"].value_counts()
+    counts = frame["label"].value_counts() if labels else {}
     characters = frame["text"].map(len)
     return TableFacts(
         rows=len(frame),

@@ -1,4 +1,4 @@
-"""Tables of labelled text: from a file of any supported format to the columns ``id``, ``text`` and ``label``."""
+"""Tables of text: from a file of any supported format to the columns ``id``, ``text``, and ``label`` or ``prompt``."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,11 +22,12 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     Args:
         table: How to read it.
         path: The file.
-        labels: The label set; a row's label becomes its index in it.
+        labels: The label set; a row's label becomes its index in it. Empty for language modelling, which needs no label.
         name: Name of the table, for messages.
 
     Returns:
-        Columns ``id: str``, ``text: str`` (empty where the file has none) and ``label: int64``, in the file's order.
+        Columns ``id: str``, ``text: str`` (empty where the file has none), and ``label: int64`` or, where the table has
+        a prompt column and no labels, ``prompt: str``; rows in the file's order.
 
     Raises:
         DataRejected: The file is not of its format, lacks a column, has no rows, or has a label outside the label set.
@@ -36,17 +37,15 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     columns = read_columns(table, path, name=name)
     if not len(columns):
         raise DataRejected(f"{name}: the table has no rows; point its source at a file with data")
-    _require_columns(columns, table, name)
+    _require_columns(columns, table, name, labelled=bool(labels))
     ids = _ids(columns, table.id_column, name)
-    texts = columns[table.text_column]
-    _reject(~texts.map(_is_text_or_missing).astype(bool), ids, name, "whose text is no string of Unicode")
-    return pd.DataFrame(
-        {
-            "id": ids.to_numpy(dtype=object),
-            "text": ["" if _is_missing(text) else text for text in texts],
-            "label": label_indices(columns[table.label_column], table.label_rule, labels, ids=ids, name=name),
-        }
-    ).astype({"id": object, "text": object})
+    result = {"id": ids.to_numpy(dtype=object), "text": _texts(columns[table.text_column], ids, name, "text")}
+    if not labels and table.prompt_column is not None:
+        result["prompt"] = _texts(columns[table.prompt_column], ids, name, "prompt")
+    frame = pd.DataFrame(result, dtype=object)
+    if labels:
+        frame["label"] = label_indices(columns[table.label_column], table.label_rule, labels, ids=ids, name=name)
+    return frame
 
 
 def label_indices(
@@ -83,6 +82,18 @@ def text_key(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def row_keys(frame: pd.DataFrame) -> pd.Series:
+    """Return for each row what makes it the same as another one: str (N), empty without a text.
+
+    It is the text; for an answer the prompt too, since many a question has the answer "yes".
+    """
+    keys = frame["text"].map(text_key)
+    if "prompt" in frame:
+        # Keys hold no line break, so that no two pairs of prompt and text have the same one.
+        keys = keys.where(keys == "", frame["prompt"].map(text_key) + "\n" + keys)
+    return keys.astype(object)
+
+
 def name_rows(ids: Iterable[object]) -> str:
     """List rows for a message: ``row 3``, ``rows 3, 4`` or ``rows 3, 4, 5, 6, 7 and 12 more``."""
     names = [str(row) for row in ids]
@@ -91,13 +102,18 @@ def name_rows(ids: Iterable[object]) -> str:
     return f"{'row' if len(names) == 1 else 'rows'} {listed}{more}"
 
 
-def _require_columns(columns: pd.DataFrame, table: Table, name: str) -> None:
-    for field in ("text_column", "label_column", "id_column"):
+def _require_columns(columns: pd.DataFrame, table: Table, name: str, *, labelled: bool) -> None:
+    for field in ("text_column", "label_column" if labelled else "prompt_column", "id_column"):
         column = getattr(table, field)
         count = int((columns.columns == column).sum())
         if column is not None and count != 1:
             problem = "no column" if count == 0 else f"{count} columns"
             raise DataRejected(f"{name}: the file has {problem} '{column}'; correct the table's {field}")
+
+
+def _texts(values: pd.Series, ids: pd.Series, name: str, what: str) -> list[str]:
+    _reject(~values.map(_is_text_or_missing).astype(bool), ids, name, f"whose {what} is no string of Unicode")
+    return ["" if _is_missing(value) else value for value in values]
 
 
 def _ids(columns: pd.DataFrame, id_column: str | None, name: str) -> pd.Series:

@@ -1,47 +1,77 @@
-"""The part of the loss that compares class distributions."""
+"""The part of the loss that compares distributions over classes or tokens."""
 
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
+from stillhouse.losses.divergences import divergence_sum
+from stillhouse.losses.sparse import select_positions, sparse_divergence_sum
+from stillhouse.losses.targets import SparseTargets
+from stillhouse.models.documents import IGNORED
+from stillhouse.recipe.distillation import Divergence
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogitLoss:
-    """``alpha * CE(student, labels) + (1 - alpha) * T^2 * KL_T(teacher || student)`` (Hinton et al. 2015, section 2).
+    """``alpha * CE(student, labels) + (1 - alpha) * T^2 * D_T(teacher || student)`` (Hinton et al. 2015, section 2).
 
-    With z the student's logits, p = softmax(z), q_s = softmax(z / T) and q_t the teacher's distribution at T, the
-    gradient of one sequence is ``alpha * (p - onehot) + (1 - alpha) * T * (q_s - q_t)``. As q_s - q_t shrinks like
-    1 / T, the factor T^2 keeps the size of the soft part about level whatever T is.
+    With z the student's logits, p = softmax(z), q = softmax(z / T), t the teacher's distribution at T and m its mass,
+    the gradient of a row with forward KL is ``alpha * (p - onehot) + (1 - alpha) * T * (m q - t)``. As q - t shrinks
+    like 1 / T, the factor T^2 keeps the size of the soft part about level whatever T is.
+
+    A row labelled `IGNORED` carries neither term.
     """
 
     alpha: float
     """Weight of the cross-entropy, from 0 to 1."""
     temperature: float
     """T > 0, divides both models' logits."""
+    divergence: Divergence = "forward-kl"
+    """D, see `divergence_sum`."""
+    mixture: float = 0.5
+    """beta of ``jsd``, lambda of ``skew-kl``."""
 
     def terms(
-        self, logits_BC: torch.Tensor, labels_B: torch.Tensor, teacher_logits_BC: torch.Tensor | None
+        self,
+        logits_NV: torch.Tensor,
+        labels_N: torch.Tensor,
+        teacher: torch.Tensor | SparseTargets | None,
     ) -> dict[str, torch.Tensor]:
-        """Sum each term over the B sequences, before its weight.
+        """Sum each term over the N rows, before its weight.
 
         Args:
-            logits_BC: The student's.
-            labels_B: Class indices, int64.
-            teacher_logits_BC: None leaves the soft term out.
+            logits_NV: The student's.
+            labels_N: Class or token indices, int64, or `IGNORED`.
+            teacher: Its logits_NV, or what is known of its distributions; None leaves the soft term out.
 
         Returns:
             ``ce``, and ``kd`` with its factor T^2: scalars, in nats.
+
+        Raises:
+            ConfigurationError: The divergence can't be computed from sparse targets.
         """
-        terms = {"ce": functional.cross_entropy(logits_BC, labels_B, reduction="sum")}
-        if teacher_logits_BC is not None:
-            divergence = functional.kl_div(
-                functional.log_softmax(logits_BC / self.temperature, dim=-1),
-                functional.log_softmax(teacher_logits_BC / self.temperature, dim=-1),
-                reduction="sum",
-                log_target=True,
+        terms = {"ce": functional.cross_entropy(logits_NV, labels_N, reduction="sum", ignore_index=IGNORED)}
+        if teacher is None:
+            return terms
+        rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
+        logits_PV = logits_NV[rows_P]
+        if isinstance(teacher, SparseTargets):
+            divergence = sparse_divergence_sum(
+                logits_PV,
+                select_positions(teacher, rows_P),
+                temperature=self.temperature,
+                divergence=self.divergence,
+                mixture=self.mixture,
             )
-            terms["kd"] = self.temperature**2 * divergence
+        else:
+            divergence = divergence_sum(
+                functional.log_softmax(teacher[rows_P] / self.temperature, dim=-1),
+                functional.log_softmax(logits_PV / self.temperature, dim=-1),
+                divergence=self.divergence,
+                mixture=self.mixture,
+            )
+        terms["kd"] = self.temperature**2 * divergence
         return terms
 
     @property
