@@ -46,7 +46,7 @@ def measure(recipe_file: str) -> None:
     from stillhouse.data import load_tables
     from stillhouse.data.frozen import FEATURES
     from stillhouse.losses import build_loss
-    from stillhouse.models import configure_torch, load_classifier, load_tokenizer
+    from stillhouse.models import configure_torch, load_model, load_tokenizer
     from stillhouse.recipe import TrainingConfig, load_recipe
     from stillhouse.store import fetch_source
     from stillhouse.training import TrainingJob, fit
@@ -59,7 +59,7 @@ def measure(recipe_file: str) -> None:
     with TemporaryDirectory() as workspace:
         outcome = fit(
             TrainingJob(
-                model=load_classifier(folder, recipe.data.labels),
+                model=load_model(folder, task=recipe.task, labels=recipe.data.labels),
                 tokenizer=load_tokenizer(folder),
                 rows=Dataset.from_pandas(frame, features=FEATURES, preserve_index=False),
                 config=config,

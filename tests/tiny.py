@@ -122,7 +122,7 @@ def write_workflow(folder: Path, *, rows: int = 600, **sections: Any) -> Path:
             "shards": 2,
         },
         "student": {"layers": 2},
-        "distillation": {"hidden_weight": 0.1},
+        "distillation": {"features": [{"kind": "hidden", "weight": 0.1}]},
         "training": training,
         "evaluation": {"resamples": 200, "latency_items": 10},
         "gate": {"policy": "policy.yaml"},

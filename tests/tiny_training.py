@@ -14,8 +14,16 @@ from tiny import LABELS, NEUTRAL, sentence, write_teacher
 
 from stillhouse.contract import HistoryPoint, pretty_json
 from stillhouse.losses import build_loss
-from stillhouse.models import configure_torch, load_classifier, load_tokenizer, predict, save_model, tokenizer_sha256
-from stillhouse.recipe import DistillationConfig, StudentConfig, TrainingConfig
+from stillhouse.models import (
+    configure_torch,
+    load_model,
+    load_tokenizer,
+    model_shape,
+    predict,
+    save_model,
+    tokenizer_sha256,
+)
+from stillhouse.recipe import DistillationConfig, HiddenTerm, StudentConfig, TrainingConfig
 from stillhouse.student import student_from_teacher
 from stillhouse.teacher import CacheIdentity, TeacherCache, write_cache
 from stillhouse.training import TrainingJob, fit
@@ -75,18 +83,27 @@ def tiny_job(
     """Return a fresh job in ``folder``; a second one with the same arguments goes on where the first one was."""
     rows = tiny_rows() if rows is None else rows
     model_folder = write_teacher(folder / "teacher")
-    teacher, tokenizer = load_classifier(model_folder, LABELS), load_tokenizer(model_folder)
+    teacher, tokenizer = (
+        load_model(model_folder, task="text-classification", labels=LABELS),
+        load_tokenizer(model_folder),
+    )
     with torch.no_grad():
         teacher.classifier.weight *= 100  # a teacher of random weights says almost the same about every text
     identity = write_tiny_cache(folder / "cache", teacher, tokenizer, rows)
     config = {"epochs": 2.5, "batch_size": 16, "learning_rate": 1e-3, "max_tokens": MAX_TOKENS, "checkpoint_seconds": 0}
+    student = student_from_teacher(teacher, StudentConfig(layers=2))
     return TrainingJob(
-        model=student_from_teacher(teacher, StudentConfig(layers=2)),
+        model=student,
         tokenizer=tokenizer,
         rows=rows,
         config=TrainingConfig.model_validate(config | training),
-        loss=build_loss(DistillationConfig(hidden_weight=0.5), arm),  # type: ignore[arg-type]
-        teacher=TeacherCache.open([folder / "cache"], identity),
+        loss=build_loss(
+            DistillationConfig(features=(HiddenTerm(weight=0.5),)),
+            arm,  # type: ignore[arg-type]
+            student=model_shape(student),
+            teacher=model_shape(teacher),
+        ),
+        cache=TeacherCache.open([folder / "cache"], identity),
         workspace=folder / "workspace",
         on_point=on_point,
     )

@@ -11,7 +11,7 @@ from stillhouse.contract import ConfigurationError
 from stillhouse.models import (
     check_model_folder,
     encode,
-    load_classifier,
+    load_model,
     load_tokenizer,
     save_model,
     tokenizer_sha256,
@@ -30,14 +30,18 @@ def headless(folder: Path, target: Path) -> Path:
 
 def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    for read in (check_model_folder, load_tokenizer, lambda path: load_classifier(path, LABELS)):
+    for read in (
+        check_model_folder,
+        load_tokenizer,
+        lambda path: load_model(path, task="text-classification", labels=LABELS),
+    ):
         with pytest.raises(ConfigurationError, match=r"pytorch_model\.bin\); convert to safetensors"):
             read(folder)
 
 
 def test_safetensors_beside_pickles_are_what_is_read(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    assert load_classifier(folder, LABELS).config.num_labels == 2
+    assert load_model(folder, task="text-classification", labels=LABELS).config.num_labels == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -64,7 +68,7 @@ def test_truncated_weights_are_a_one_line_error(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ConfigurationError, match="can't be loaded") as caught:
-        load_classifier(folder, LABELS)
+        load_model(folder, task="text-classification", labels=LABELS)
     assert "\n" not in str(caught.value)
 
 
@@ -73,29 +77,29 @@ def test_lacking_weights_are_not_made_up(folder: Path) -> None:
     weights.pop("bert.encoder.layer.1.output.dense.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigurationError, match=r"lacks 1 weights \(bert\.encoder\.layer\.1\.output\.dense\.weight\)"):
-        load_classifier(folder, LABELS)
+        load_model(folder, task="text-classification", labels=LABELS)
 
 
 @pytest.mark.parametrize("labels", [("positive", "negative"), ("negative", "neutral", "positive"), ("no", "yes")])
 def test_classifier_of_other_labels_is_refused(folder: Path, labels: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError, match="labels negative, positive and the recipe"):
-        load_classifier(folder, labels)
+        load_model(folder, task="text-classification", labels=labels)
 
 
 def test_new_head_is_the_same_in_spite_of_the_callers_random_state(folder: Path, tmp_path: Path) -> None:
     bare = headless(folder, tmp_path / "bare")
     labels = ("a", "b", "c")
     torch.manual_seed(1)
-    one = load_classifier(bare, labels)
+    one = load_model(bare, task="text-classification", labels=labels)
     torch.manual_seed(2)
     expected = torch.rand(3)
     torch.manual_seed(2)
-    other = load_classifier(bare, labels)
+    other = load_model(bare, task="text-classification", labels=labels)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(one.classifier.weight, other.classifier.weight)
     assert one.classifier.weight.std() > 0
     assert list(one.config.id2label.values()) == list(labels)
-    original = load_classifier(folder, LABELS)
+    original = load_model(folder, task="text-classification", labels=LABELS)
     assert torch.equal(one.bert.embeddings.word_embeddings.weight, original.bert.embeddings.word_embeddings.weight)
 
 
@@ -105,15 +109,15 @@ def test_headless_model_must_have_all_its_layers(folder: Path, tmp_path: Path) -
     weights.pop("encoder.layer.0.attention.self.query.bias")
     save_file(weights, bare / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigurationError, match="lacks 1 weights"):
-        load_classifier(bare, LABELS)
+        load_model(bare, task="text-classification", labels=LABELS)
 
 
 def test_saved_model_is_plain_and_its_bytes_depend_on_the_model_alone(folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    save_model(load_classifier(folder, LABELS), tokenizer, tmp_path / "a")
+    save_model(load_model(folder, task="text-classification", labels=LABELS), tokenizer, tmp_path / "a")
     encode(tokenizer, ["the film was good"], 3)
     tokenizer(["the film", "good"], padding=True)
-    save_model(load_classifier(tmp_path / "a", LABELS), tokenizer, tmp_path / "b")
+    save_model(load_model(tmp_path / "a", task="text-classification", labels=LABELS), tokenizer, tmp_path / "b")
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     for name in names:
@@ -126,7 +130,7 @@ def test_tokenizer_digest_survives_use_and_saving_and_sees_changes(folder: Path,
     encode(tokenizer, ["the film was good"], 3)
     tokenizer(["the film", "good"], padding=True)
     assert tokenizer_sha256(tokenizer) == digest
-    save_model(load_classifier(folder, LABELS), tokenizer, tmp_path / "copy")
+    save_model(load_model(folder, task="text-classification", labels=LABELS), tokenizer, tmp_path / "copy")
     assert tokenizer_sha256(load_tokenizer(tmp_path / "copy")) == digest
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace('"film"', '"movie"'))

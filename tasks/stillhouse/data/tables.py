@@ -22,7 +22,7 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     Args:
         table: How to read it.
         path: The file.
-        labels: The label set; a row's label becomes its index in it. Empty for language modelling, which needs no label.
+        labels: The label set; a row's label becomes its index in it. Empty for language modelling.
         name: Name of the table, for messages.
 
     Returns:

@@ -1,27 +1,60 @@
 """The whole loss of an arm."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from stillhouse.contract import StageBug
-from stillhouse.losses.hidden import HiddenCosineLoss
+from stillhouse.losses.features import FeatureLoss, build_features
+from stillhouse.losses.head import Head, HeadLoss, TeacherStates
 from stillhouse.losses.logit import LogitLoss
+from stillhouse.losses.targets import SparseTargets
+from stillhouse.models.layers import ModelShape
+from stillhouse.models.taps import Captured, TapRequest
 from stillhouse.recipe import DistillationConfig
 
 Arm = Literal["kd", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What B sequences should become, T tokens long when padded."""
+class Classified:
+    """What a classifier says about M documents, and what it should say."""
 
-    labels_B: torch.Tensor
-    mask_BT: torch.Tensor
-    """1 for a token, 0 for padding."""
-    teacher_logits_BC: torch.Tensor | None = None
-    teacher_hidden_BTD: torch.Tensor | None = None
+    logits_MC: torch.Tensor
+    labels_M: torch.Tensor
+    teacher_logits_MC: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What a language model's head is given at N positions, and what it should make of it."""
+
+    hidden_ND: torch.Tensor
+    head: Head
+    labels_N: torch.Tensor
+    teacher: SparseTargets | TeacherStates | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insides:
+    """What happened inside student and teacher on the way to their answers."""
+
+    student: Captured
+    teacher: Captured
+    segments_BT: torch.Tensor
+    """See `stillhouse.losses.features.FeatureLoss.forward`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """What a whole optimizer step consists of: all micro-batches, all processes."""
+
+    targets: int
+    """Documents with a label, or positions with one."""
+    documents: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,71 +64,171 @@ class LossValue:
     total: torch.Tensor
     """What the optimizer minimises."""
     terms: dict[str, torch.Tensor]
-    """Each term before its weight, detached: ``ce``, ``kd`` (with T^2), ``hidden``."""
+    """Each term before its weight: ``ce``, ``kd`` (with T^2), and the feature terms by name. Detached, unless they
+    were asked for separately."""
 
 
-class DistillationLoss:
-    """``alpha * CE + (1 - alpha) * T^2 * KL_T(teacher || student) + hidden_weight * cosine``.
+class DistillationLoss(nn.Module):
+    """``alpha * CE + (1 - alpha) * T^2 * D_T(teacher || student) + sum of weight * feature term``.
 
-    Terms are summed over sequences and divided by the number of sequences of the whole optimizer step. So the
-    gradients of micro-batches add up to the gradient of one batch, whatever their sizes.
+    ``ce`` and ``kd`` are summed over targets and divided by the number of targets of the whole optimizer step, feature
+    terms over documents and divided by their number. So the gradients of micro-batches add up to the gradient of one
+    batch, whatever their sizes. Terms that relate documents to one another see those of a micro-batch only.
     """
 
-    def __init__(self, config: DistillationConfig) -> None:
-        self.logit = LogitLoss(alpha=config.alpha, temperature=config.temperature)
-        self.hidden = HiddenCosineLoss(weight=config.hidden_weight) if config.hidden_weight > 0 else None
+    def __init__(self, config: DistillationConfig, features: nn.ModuleList) -> None:
+        super().__init__()
+        self.config = config
+        self.features = features
+        """Of `FeatureLoss`; a learned projector is trained with the student."""
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the teacher's logits count."""
-        return self.logit.alpha < 1
+        """Whether the teacher's distributions count."""
+        return self.config.alpha < 1
 
     @property
-    def needs_hidden(self) -> bool:
-        """Whether last hidden states count, of student and teacher."""
-        return self.hidden is not None
+    def needs_cached_hidden(self) -> bool:
+        """Whether last hidden states from the teacher's cache count."""
+        return self.config.caches_hidden
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether the teacher's signal counts at all."""
-        return self.needs_logits or self.needs_hidden
+    def needs_teacher_beside(self) -> bool:
+        """Whether the teacher must run beside the student."""
+        return self.config.needs_teacher_beside
 
-    def __call__(
-        self, logits_BC: torch.Tensor, hidden_BTD: torch.Tensor | None, targets: Targets, *, num_sequences: int
+    @property
+    def needs_cache(self) -> bool:
+        """Whether anything is read from a teacher's cache."""
+        return self.needs_cached_hidden or self.needs_logits
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of each term, as configured."""
+        kd = {"kd": 1.0 - self.config.alpha} if self.needs_logits else {}
+        return {"ce": self.config.alpha, **kd, **{term.name: term.weight for term in self._terms}}
+
+    @property
+    def teacher_taps_needed(self) -> bool:
+        """Whether something is captured in a teacher that runs beside the student."""
+        return bool(len(self.features)) and not self.needs_cached_hidden
+
+    @property
+    def student_taps(self) -> TapRequest:
+        """What must be captured in the student."""
+        return _union(term.student_taps for term in self._terms)
+
+    @property
+    def teacher_taps(self) -> TapRequest:
+        """What must be captured in the teacher."""
+        return _union(term.teacher_taps for term in self._terms)
+
+    def forward(
+        self,
+        answer: Classified | Predicted,
+        insides: Insides | None,
+        *,
+        count: Count,
+        weights: Mapping[str, float],
+        separate: bool = False,
     ) -> LossValue:
         """Compute the loss of a batch or of one of its micro-batches.
 
         Args:
-            logits_BC: The student's.
-            hidden_BTD: The student's last hidden states; None where `needs_hidden` is false.
-            targets: With the teacher's signal as far as it is needed.
-            num_sequences: In the whole optimizer step: all micro-batches, all processes.
+            answer: Of the student, with the teacher's as far as it is needed.
+            insides: Needed where there are feature terms.
+            count: Of the whole optimizer step.
+            weights: The factor of each term, maybe balanced.
+            separate: Keep the history of each term, to measure its gradient alone; slower.
 
         Raises:
             StageBug: A needed signal is missing.
-            ConfigurationError: Hidden states are of different widths.
+            ConfigurationError: Hidden states can't be compared.
         """
-        if self.needs_logits and targets.teacher_logits_BC is None:
-            raise StageBug("the loss needs the teacher's logits and got none")
-        teacher_logits_BC = targets.teacher_logits_BC if self.needs_logits else None
-        terms = self.logit.terms(logits_BC, targets.labels_B, teacher_logits_BC)
-        weights = self.logit.weights
-        if self.hidden is not None:
-            if hidden_BTD is None or targets.teacher_hidden_BTD is None:
-                raise StageBug("the loss needs hidden states of student and teacher and got none")
-            terms["hidden"] = self.hidden.term(hidden_BTD, targets.teacher_hidden_BTD, targets.mask_BT)
-            weights["hidden"] = self.hidden.weight
-        means = {name: term / num_sequences for name, term in terms.items()}
+        self._check(answer, insides)
+        logit = self._classified if isinstance(answer, Classified) else self._predicted
+        total, terms = logit(answer, weights, separate=separate)  # type: ignore[operator]
+        total = total / count.targets
+        terms = {name: term / count.targets for name, term in terms.items()}
+        if insides is not None:
+            for feature in self._terms:
+                term = feature(insides.student, insides.teacher, insides.segments_BT) / count.documents
+                terms[feature.name] = term
+                total = total + weights[feature.name] * term
+        return LossValue(total=total, terms=terms if separate else {n: term.detach() for n, term in terms.items()})
+
+    def _classified(
+        self, answer: Classified, weights: Mapping[str, float], *, separate: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        teacher_MC = answer.teacher_logits_MC if self.needs_logits else None
+        terms = self._logit(self.config.alpha).terms(answer.logits_MC, answer.labels_M, teacher_MC)
         # A term of weight 0 is reported and left out of the sum: its gradient need not be computed.
-        total = torch.stack([weights[name] * mean for name, mean in means.items() if weights[name] > 0]).sum()
-        return LossValue(total=total, terms={name: mean.detach() for name, mean in means.items()})
+        return torch.stack([weights[name] * term for name, term in terms.items() if weights[name] > 0]).sum(), terms
+
+    def _predicted(
+        self, answer: Predicted, weights: Mapping[str, float], *, separate: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        teacher = answer.teacher if self.needs_logits else None
+        if separate:
+            shares = {"ce": 1.0} | ({"kd": 0.0} if teacher is not None else {})
+            alone = {name: self._head(answer, teacher, share).total for name, share in shares.items()}
+            return torch.stack([weights[name] * term for name, term in alone.items()]).sum(), alone
+        # The head's loss takes one alpha; with balanced weights, whatever is left over is a common factor.
+        scale = weights["ce"] + weights.get("kd", 0.0)
+        parts = self._head(answer, teacher, weights["ce"] / scale)
+        terms = {"ce": parts.ce} | ({"kd": parts.kd} if parts.kd is not None else {})
+        return scale * parts.total, terms
+
+    def _head(self, answer: Predicted, teacher: SparseTargets | TeacherStates | None, alpha: float):  # type: ignore[no-untyped-def]
+        return HeadLoss(self._logit(alpha))(answer.hidden_ND, answer.head, answer.labels_N, teacher)
+
+    def _logit(self, alpha: float) -> LogitLoss:
+        config = self.config
+        return LogitLoss(
+            alpha=alpha, temperature=config.temperature, divergence=config.divergence, mixture=config.mixture
+        )
+
+    @property
+    def _terms(self) -> list[FeatureLoss]:
+        return list(self.features)  # type: ignore[arg-type]
+
+    def _check(self, answer: Classified | Predicted, insides: Insides | None) -> None:
+        teacher = answer.teacher_logits_MC if isinstance(answer, Classified) else answer.teacher
+        if self.needs_logits and teacher is None:
+            raise StageBug("the loss needs the teacher's distributions and got none")
+        if len(self.features) and insides is None:
+            raise StageBug("the loss needs what happened inside student and teacher and got nothing")
 
 
-def build_loss(config: DistillationConfig, arm: Arm) -> DistillationLoss:
+def build_loss(
+    config: DistillationConfig, arm: Arm, *, student: ModelShape | None = None, teacher: ModelShape | None = None
+) -> DistillationLoss:
     """Return the loss of an arm: ``kd`` as configured, ``sft`` with the labels alone.
 
     A teacher is fine-tuned with the ``sft`` loss too.
+
+    Args:
+        config: Of the recipe.
+        arm: Which one.
+        student: Its size; needed by feature terms.
+        teacher: Its size; needed by feature terms.
+
+    Raises:
+        ConfigurationError: A feature term names a layer that a model lacks.
+        StageBug: A size is needed and missing.
     """
-    if arm == "kd":
-        return DistillationLoss(config)
-    return DistillationLoss(config.model_copy(update={"alpha": 1.0, "hidden_weight": 0.0}))
+    if arm == "sft":
+        plain = config.model_copy(update={"alpha": 1.0, "features": (), "on_policy": None, "balance": "off"})
+        return DistillationLoss(plain, nn.ModuleList())
+    if not config.features:
+        return DistillationLoss(config, nn.ModuleList())
+    if student is None or teacher is None:
+        raise StageBug("feature terms need the sizes of student and teacher")
+    return DistillationLoss(config, build_features(config.features, student=student, teacher=teacher, seed=0))
+
+
+def _union(requests) -> TapRequest:  # type: ignore[no-untyped-def]
+    found = TapRequest()
+    for request in requests:
+        found = found | request
+    return found

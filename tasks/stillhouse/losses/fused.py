@@ -6,7 +6,6 @@ respect to hidden states and weight are computed in the forward pass (as Liger's
 2024), so that the backward pass only scales them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,22 +187,159 @@ class _Blocks:
         self.gradients = gradients
 
     def run(self, labels_N: torch.Tensor, targets: SparseTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
-        N, V, limit = len(labels_N), self.settings.vocabulary, self.settings.chunk_elements
-        rows = limit // V
-        columns = V
-        if rows < min(N, _FEWEST_ROWS):
-            rows = min(N, _ROWS_OF_CUT_BLOCKS, limit)
-            columns = max(1, limit // rows)
-        tokens = [slice(start, min(start + columns, V)) for start in range(0, V, columns)]
+        """Return the sums of both terms."""
+        rows, blocks = self._plan(len(labels_N))
         ce = torch.zeros((), dtype=self.dtype, device=labels_N.device)
         kd = torch.zeros_like(ce)
-        for start in range(0, N, rows):
-            stop = min(start + rows, N)
-            part = None if targets is None else slice_positions(targets, start, stop)
-            row_ce, row_kd = self._rows(slice(start, stop), tokens, labels_N[start:stop], part)
-            ce += row_ce
-            kd += row_kd
+        for start in range(0, len(labels_N), rows):
+            stop = min(start + rows, len(labels_N))
+            ce += self._rows(
+                slice(start, stop),
+                blocks,
+                labels_N[start:stop],
+                None if targets is None else slice_positions(targets, start, stop),
+                kd,
+            )
         return ce, kd
 
-    def _rows(self, rows: slice, tokens: list[slice], labels_R: torch.Tensor, targets: SparseTargets | None) -> Any:
-        raise NotImplementedError
+    def _plan(self, N: int) -> tuple[int, list[slice]]:
+        """Choose how many rows are computed at a time, and in which blocks of tokens."""
+        V, limit = self.settings.vocabulary, self.settings.chunk_elements
+        rows, tokens = limit // V, V
+        if rows < min(N, _FEWEST_ROWS):
+            rows = min(N, _ROWS_OF_CUT_BLOCKS, limit)
+            tokens = limit // rows
+        return max(rows, 1), [slice(start, min(start + tokens, V)) for start in range(0, V, tokens)]
+
+    def _rows(
+        self, rows: slice, blocks: list[slice], labels_R: torch.Tensor, targets: SparseTargets | None, kd: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the cross-entropy of R rows, add their divergence to ``kd``, and their gradients to the sums."""
+        hidden_RD = self.hidden_ND[rows].to(self.dtype)
+        picks = _Picks(labels_R, targets, self.dtype)
+        softmax = _Softmax(picks, self.settings.temperature)
+        for block in blocks:
+            weight_BD = self.weight_VD[block].to(self.dtype)
+            hard_RB, soft_RB = softmax.add(block, self._logits(hidden_RD, weight_BD, block))
+        ce, divergence = softmax.losses()
+        kd += divergence
+        if not self.gradients.any:
+            return ce
+        for block in blocks:
+            if len(blocks) > 1:
+                weight_BD = self.weight_VD[block].to(self.dtype)
+                hard_RB, soft_RB = softmax.exponentials(self._logits(hidden_RD, weight_BD, block))
+            gradient_RB = softmax.gradient(block, hard_RB, soft_RB, self.settings.alpha)
+            self.gradients.add(rows, block, gradient_RB, hidden_RD, weight_BD)
+        return ce
+
+    def _logits(self, hidden_RD: torch.Tensor, weight_BD: torch.Tensor, block: slice) -> torch.Tensor:
+        if self.bias_V is None:
+            return hidden_RD @ weight_BD.T
+        return torch.addmm(self.bias_V[block], hidden_RD, weight_BD.T)
+
+
+class _Picks:
+    """Labels and targets of R rows: the few logits that count by themselves."""
+
+    def __init__(self, labels_R: torch.Tensor, targets: SparseTargets | None, dtype: torch.dtype) -> None:
+        self.rows_R = torch.arange(len(labels_R), device=labels_R.device)
+        self.labels_R = labels_R
+        self.label_logits_R = torch.zeros(len(labels_R), dtype=dtype, device=labels_R.device)
+        self.targets = targets
+        if targets is not None:
+            self.rows_K = entry_positions(targets)
+            self.p_K = targets.probabilities_K.to(dtype)
+            self.logits_K = torch.zeros_like(self.p_K)
+            self.mass_R1 = torch.zeros_like(self.label_logits_R).index_add_(0, self.rows_K, self.p_K).unsqueeze(1)
+
+    def read(self, block: slice, logits_RB: torch.Tensor) -> None:
+        """Note the logits that are in a block of tokens."""
+        here_L, at = _within(block, self.rows_R, self.labels_R)
+        self.label_logits_R[here_L] = logits_RB[at]
+        if self.targets is not None:
+            here_K, at = _within(block, self.rows_K, self.targets.ids_K)
+            self.logits_K[here_K] = logits_RB[at]
+
+    def subtract(self, block: slice, gradient_RB: torch.Tensor, label: float, target: float) -> None:
+        """Subtract a number at the labels of a block of tokens, and a multiple of the probabilities at its targets."""
+        if label > 0:
+            _, at = _within(block, self.rows_R, self.labels_R)
+            gradient_RB[at] -= label
+        if self.targets is not None:
+            here_K, at = _within(block, self.rows_K, self.targets.ids_K)
+            gradient_RB[at] -= target * self.p_K[here_K]
+
+
+class _Softmax:
+    """Online softmax of R rows at temperatures 1 and T; T is of no concern where there are no targets."""
+
+    def __init__(self, picks: _Picks, temperature: float) -> None:
+        self.picks = picks
+        self.temperature = 1.0 if picks.targets is None else temperature
+        self.maximum_R1 = torch.full_like(picks.label_logits_R, -torch.inf).unsqueeze(1)
+        self.hard_sum_R1 = torch.zeros_like(self.maximum_R1)
+        self.soft_sum_R1 = torch.zeros_like(self.maximum_R1)
+
+    def add(self, block: slice, logits_RB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take in a block of tokens; return its `exponentials`, valid as long as no other block follows."""
+        self.picks.read(block, logits_RB)
+        maximum_R1 = torch.maximum(self.maximum_R1, logits_RB.amax(1, keepdim=True))
+        shrunk_R1 = self.maximum_R1 - maximum_R1
+        self.maximum_R1 = maximum_R1
+        hard_RB, soft_RB = self.exponentials(logits_RB)
+        self.hard_sum_R1 = self.hard_sum_R1 * shrunk_R1.exp() + hard_RB.sum(1, keepdim=True)
+        if soft_RB is hard_RB:
+            self.soft_sum_R1 = self.hard_sum_R1
+        else:
+            shrunk_R1 = (shrunk_R1 / self.temperature).exp()
+            self.soft_sum_R1 = self.soft_sum_R1 * shrunk_R1 + soft_RB.sum(1, keepdim=True)
+        return hard_RB, soft_RB
+
+    def exponentials(self, logits_RB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return exp(z - maximum) in the place of z, and exp((z - maximum) / T), which is the same tensor at T = 1."""
+        logits_RB.sub_(self.maximum_R1)
+        if self.temperature == 1:
+            hard_RB = logits_RB.exp_()
+            return hard_RB, hard_RB
+        soft_RB = (logits_RB / self.temperature).exp_()
+        return logits_RB.exp_(), soft_RB
+
+    def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sums of cross-entropy and T^2 times the divergence."""
+        T, picks = self.temperature, self.picks
+        ce = (self.maximum_R1 + self.hard_sum_R1.log()).squeeze(1).sub_(picks.label_logits_R).sum()
+        if picks.targets is None:
+            return ce, torch.zeros_like(ce)
+        lse_R = (self.maximum_R1 / T + self.soft_sum_R1.log()).squeeze(1)
+        log_q_K = picks.logits_K / T - lse_R[picks.rows_K]
+        return ce, T**2 * (picks.p_K * (picks.p_K.log() - log_q_K)).sum()
+
+    def gradient(self, block: slice, hard_RB: torch.Tensor, soft_RB: torch.Tensor, alpha: float) -> torch.Tensor:
+        """Return ``alpha (p - onehot) + (1 - alpha) T (m q - t)`` in the place of an exponential."""
+        hard_R1 = alpha / self.hard_sum_R1
+        if self.picks.targets is None:
+            gradient_RB = hard_RB.mul_(hard_R1)
+        else:
+            soft_R1 = (1 - alpha) * self.temperature * self.picks.mass_R1 / self.soft_sum_R1
+            if soft_RB is hard_RB:
+                gradient_RB = hard_RB.mul_(hard_R1 + soft_R1)
+            elif alpha == 0:
+                gradient_RB = soft_RB.mul_(soft_R1)
+            else:
+                gradient_RB = hard_RB.mul_(hard_R1).addcmul_(soft_RB, soft_R1)
+        self.picks.subtract(block, gradient_RB, alpha, (1 - alpha) * self.temperature)
+        return gradient_RB
+
+
+def _within(
+    block: slice, rows_K: torch.Tensor, ids_K: torch.Tensor
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return which entries are in a block of tokens, and where in its R x B logits."""
+    here = ((ids_K >= block.start) & (ids_K < block.stop)).nonzero().squeeze(1)
+    return here, (rows_K[here], ids_K[here] - block.start)
+
+
+def _check_ids(ids_K: torch.Tensor, vocabulary: int, what: str) -> None:
+    if len(ids_K) and not 0 <= int(ids_K.min()) <= int(ids_K.max()) < vocabulary:
+        raise DataRejected(f"{what} name tokens outside of the vocabulary of {vocabulary}; check the tokenizer")

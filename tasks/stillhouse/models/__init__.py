@@ -1,22 +1,50 @@
-"""Loading, saving and running classifiers, reproducibly."""
+"""Loading, saving and running models, reproducibly."""
 
+from stillhouse.models.documents import Document, documents_of
 from stillhouse.models.encoding import Encoded, check_max_tokens, encode, length_buckets, pad_batch
-from stillhouse.models.folders import check_model_folder, load_classifier, load_tokenizer, save_model, tokenizer_sha256
+from stillhouse.models.folders import (
+    check_model_folder,
+    load_model,
+    load_tokenizer,
+    save_model,
+    template_sha256,
+    tokenizer_sha256,
+)
+from stillhouse.models.heads import HeadTap, OutputHead, check_head, head_states, output_head
+from stillhouse.models.layers import ModelShape, find_layers, layers_prefix, model_shape
+from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.predicting import Predictions, predict
 from stillhouse.models.runtime import configure_torch
+from stillhouse.models.taps import Captured, Tap, TapRequest
 
 __all__ = [
+    "Captured",
+    "Document",
     "Encoded",
+    "HeadTap",
+    "ModelShape",
+    "OutputHead",
     "Predictions",
+    "Tap",
+    "TapRequest",
+    "check_head",
     "check_max_tokens",
     "check_model_folder",
     "configure_torch",
+    "documents_of",
     "encode",
+    "find_layers",
+    "head_states",
+    "layers_prefix",
     "length_buckets",
-    "load_classifier",
+    "load_model",
     "load_tokenizer",
+    "model_shape",
+    "obtain_model_folder",
+    "output_head",
     "pad_batch",
     "predict",
     "save_model",
+    "template_sha256",
     "tokenizer_sha256",
 ]

@@ -1,23 +1,48 @@
-"""Model folders: what is accepted, how a classifier is read from one and written to one."""
+"""Model folders: what is accepted, how a model is read from one and written to one."""
 
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, canonical_json, sha256_of
+from stillhouse.recipe import Task
 
 logger = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 HEAD_SEED = 0
 """Of a classifier's new head: a constant, so that the same folder is the same model in every process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How transformers calls the models of a task."""
+
+    loader: Any
+    suffixes: tuple[str, ...]
+    """Of the architectures that have the task's head."""
+
+
+KINDS: dict[Task, _Kind] = {
+    "text-classification": _Kind(loader=AutoModelForSequenceClassification, suffixes=("ForSequenceClassification",)),
+    "masked-lm": _Kind(loader=AutoModelForMaskedLM, suffixes=("ForMaskedLM",)),
+    "causal-lm": _Kind(loader=AutoModelForCausalLM, suffixes=("ForCausalLM", "LMHeadModel")),
+}
 
 
 def check_model_folder(folder: Path) -> None:
@@ -43,34 +68,38 @@ def check_model_folder(folder: Path) -> None:
     raise ConfigurationError(f"model folder {folder} has no weights; add model.safetensors")
 
 
-def load_classifier(folder: Path, labels: Sequence[str]) -> PreTrainedModel:
-    """Read a sequence classifier in float32 and evaluation mode.
+def load_model(
+    folder: Path, *, task: Task, labels: Sequence[str] = (), dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Read a model for a task, in evaluation mode.
 
-    A checkpoint without a classification head gets a new one, always the same for the same folder and labels. The
-    caller's random state is left as it was.
+    A checkpoint without a classification head gets a new one, always the same for the same folder and labels; a
+    language model must have its head, which may be its embeddings. The caller's random state is left as it was.
 
     Args:
         folder: See `check_model_folder`.
-        labels: In the order of the classifier's outputs.
+        task: What the model is for.
+        labels: Of a classifier, in the order of its outputs.
+        dtype: Of the weights in memory.
 
     Raises:
-        ConfigurationError: The folder is unfit, incomplete or unreadable, or its classifier has other labels.
+        ConfigurationError: The folder is unfit, incomplete or unreadable, its model is for another task, or its
+            classifier has other labels.
     """
     check_model_folder(folder)
+    kind = KINDS[task]
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-        if has_head:
-            _check_labels(folder, config, labels)
-        else:
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: index for index, label in enumerate(labels)}
+        has_head = any(name.endswith(kind.suffixes) for name in config.architectures or ())
+        _check_task(folder, config, task)
+        if task == "text-classification":
+            _set_labels(folder, config, labels, has_head)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(HEAD_SEED)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = kind.loader.from_pretrained(
                 folder,
                 config=config,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -79,15 +108,18 @@ def load_classifier(folder: Path, labels: Sequence[str]) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(f"model folder {folder} can't be loaded ({reason}); check its files") from error
-    _check_complete(folder, model, info["missing_keys"], has_head)
+    _check_complete(folder, model, info["missing_keys"], new_head=task == "text-classification" and not has_head)
     return model.eval()
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a tokenizer.
+    """Read a tokenizer. One without a padding token, as decoders have, pads with its end-of-sequence token.
+
+    Padding is always masked by place, never by id, so that the two uses don't meet.
 
     Raises:
-        ConfigurationError: The folder has none, it needs code of its own, or it is not a fast one with padding.
+        ConfigurationError: The folder has none, it needs code of its own, it is not a fast one, or it has neither of
+            the two tokens.
     """
     check_model_folder(folder)
     try:
@@ -97,6 +129,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ConfigurationError(f"tokenizer in {folder} can't be loaded ({reason}); check its files") from error
     if not tokenizer.is_fast:
         raise ConfigurationError(f"tokenizer in {folder} has no tokenizer.json; save it as a fast tokenizer")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ConfigurationError(f"tokenizer in {folder} has no padding token; set pad_token")
     return tokenizer
@@ -126,6 +160,12 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
     return sha256_of(canonical_json({"backend": plain, "pad": tokenizer.pad_token_id}))
 
 
+def template_sha256(tokenizer: Tokenizer) -> str:
+    """Digest what turns a prompt and its answer into one text: the chat template and the special tokens in it."""
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return sha256_of(canonical_json({"template": tokenizer.chat_template, "special": special}))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -138,7 +178,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_labels(folder: Path, config: Any, labels: Sequence[str]) -> None:
+def _check_task(folder: Path, config: Any, task: Task) -> None:
+    """Refuse one kind of language model as the other: as a causal model, an encoder would see what it predicts."""
+    for other in ("masked-lm", "causal-lm"):
+        names = [name for name in config.architectures or () if name.endswith(KINDS[other].suffixes)]
+        if names and task not in (other, "text-classification"):
+            raise ConfigurationError(f"model in {folder} is a {names[0]}, not for {task}; give another model or task")
+
+
+def _set_labels(folder: Path, config: Any, labels: Sequence[str], has_head: bool) -> None:
+    if not has_head:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        return
     found = [config.id2label[index] for index in sorted(config.id2label)]
     if found != list(labels):
         raise ConfigurationError(
@@ -147,10 +199,10 @@ def _check_labels(folder: Path, config: Any, labels: Sequence[str]) -> None:
         )
 
 
-def _check_complete(folder: Path, model: Any, missing_keys: Sequence[str], has_head: bool) -> None:
+def _check_complete(folder: Path, model: Any, missing_keys: Sequence[str], *, new_head: bool) -> None:
     prefix = f"{model.base_model_prefix}."
     # A pooler is missing from masked language models: it belongs to the new head.
-    absent = sorted(key for key in missing_keys if has_head or (key.startswith(prefix) and ".pooler." not in key))
+    absent = sorted(key for key in missing_keys if not new_head or (key.startswith(prefix) and ".pooler." not in key))
     if absent:
         raise ConfigurationError(f"model folder {folder} lacks {len(absent)} weights ({absent[0]}); restore the file")
     if missing_keys:

@@ -35,7 +35,9 @@ def convert_gguf(file: Path, target: Path) -> None:
         )
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigurationError(f"{file} can't be read as GGUF ({reason}); give a file of a supported model") from error
+        raise ConfigurationError(
+            f"{file} can't be read as GGUF ({reason}); give a file of a supported model"
+        ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ConfigurationError(f"{file} lacks {len(missing)} weights ({missing[0]}); give a whole model")

@@ -35,7 +35,7 @@ def configure_torch(*, threads: int, seed: int) -> None:
     _keep_freed_memory()
     set_seed(seed)
     transformers_logging.disable_progress_bar()
-    # Its report of missing weights is for people at a terminal; `load_classifier` checks them.
+    # Its report of missing weights is for people at a terminal; `load_model` checks them.
     transformers_logging.set_verbosity_error()
 
 

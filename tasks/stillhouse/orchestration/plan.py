@@ -35,7 +35,7 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     shards = [f"teach-{shard}" for shard in range(recipe.teacher.shards)]
     caches = {f"cache-{shard}": (task, "cache") for shard, task in enumerate(shards)}
     arms = recipe.distillation.arms
-    needs_hidden = recipe.distillation.hidden_weight > 0
+    needs_hidden = recipe.distillation.caches_hidden
     sets = ["train", "validation", "test", *(f"ood-{ood.name}" for ood in recipe.data.ood)]
     data = {f"data-{name}": ("validate", name) for name in sets}
     test_sets = {"test": ("validate", "test")} | {

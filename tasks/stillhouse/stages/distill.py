@@ -8,7 +8,7 @@ from typing import Any
 from stillhouse.contract import pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.losses import build_loss
-from stillhouse.models import configure_torch, load_classifier, load_tokenizer, save_model, tokenizer_sha256
+from stillhouse.models import configure_torch, load_model, load_tokenizer, save_model, tokenizer_sha256
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.teacher import CacheIdentity, TeacherCache, check_canary
 from stillhouse.training import TrainingJob, fit
@@ -24,7 +24,7 @@ def run(context: StageContext) -> StageOutcome:
     recipe, arm = context.recipe, context.request.parameters["arm"]
     configure_torch(threads=context.cpus, seed=recipe.training.seed)
     folder = context.input("start")
-    student, tokenizer = load_classifier(folder, recipe.data.labels), load_tokenizer(folder)
+    student, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     rows = load_frozen(context.input("train"))
     trained = fit(
         TrainingJob(
@@ -67,6 +67,6 @@ def _teacher_cache(context: StageContext, rows: Any, tokenizer: Any) -> TeacherC
             hidden=recipe.distillation.hidden_weight > 0,
         ),
     )
-    teacher = load_classifier(folder, recipe.data.labels)
+    teacher = load_model(folder, task=recipe.task, labels=recipe.data.labels)
     check_canary(cache, teacher, teacher_tokenizer, rows, seed=recipe.training.seed)
     return cache

@@ -12,7 +12,7 @@ from datasets import Dataset
 from stillhouse.contract import DataRejected, EvaluationSummary, Progress, pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.evaluation import SuiteInfo, measure, read_records, score, summarise, write_records
-from stillhouse.models import configure_torch, load_classifier, load_tokenizer, predict
+from stillhouse.models import configure_torch, load_model, load_tokenizer, predict
 from stillhouse.stages.context import StageContext, StageOutcome
 
 MODELS = ("teacher", "kd", "sft", "start", "champion")
@@ -29,7 +29,7 @@ def run(context: StageContext) -> StageOutcome:
     configure_torch(threads=context.cpus, seed=config.seed)
     suites, sets = _suites(context)
     models = {
-        name: (load_classifier(folder, recipe.data.labels), load_tokenizer(folder))
+        name: (load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder))
         for name, folder in ((name, context.input(name)) for name in MODELS if name in context.request.inputs)
     }
     progress = context.progress("items", total=len(models) * sum(len(rows) for rows in sets.values()))

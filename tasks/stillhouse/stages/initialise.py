@@ -3,7 +3,7 @@
 Outputs: ``model`` (safetensors, tokenizer, config).
 """
 
-from stillhouse.models import configure_torch, load_classifier, load_tokenizer, save_model
+from stillhouse.models import configure_torch, load_model, load_tokenizer, save_model
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.student import layer_map, student_from_teacher
 
@@ -17,7 +17,7 @@ def run(context: StageContext) -> StageOutcome:
     config = context.recipe.student
     configure_torch(threads=context.cpus, seed=0)
     folder = context.input("teacher")
-    teacher = load_classifier(folder, context.recipe.data.labels)
+    teacher = load_model(folder, task=context.recipe.task, labels=context.recipe.data.labels)
     layers = layer_map(teacher.config.num_hidden_layers, config)
     student = student_from_teacher(teacher, config)
     target = context.workspace / "model"

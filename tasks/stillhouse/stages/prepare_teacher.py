@@ -6,7 +6,7 @@ Outputs: ``model`` (safetensors, tokenizer, config), ``history`` (JSON) if it wa
 from stillhouse.contract import pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.losses import build_loss
-from stillhouse.models import check_model_folder, configure_torch, load_classifier, load_tokenizer, save_model
+from stillhouse.models import check_model_folder, configure_torch, load_model, load_tokenizer, save_model
 from stillhouse.recipe import TrainingConfig
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.store import fetch_source
@@ -25,7 +25,7 @@ def run(context: StageContext) -> StageOutcome:
     configure_torch(threads=context.cpus, seed=config.seed if config else 0)
     folder = fetch_source(recipe.teacher.source)
     check_model_folder(folder)
-    model, tokenizer = load_classifier(folder, recipe.data.labels), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     trained = _finetune(context, config, model, tokenizer) if config else None
     target = context.workspace / "model"
     save_model(trained.model if trained else model, tokenizer, target)

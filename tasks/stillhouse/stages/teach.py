@@ -4,7 +4,7 @@ Outputs: ``cache`` (logits, and hidden states if a term needs them, with a manif
 """
 
 from stillhouse.data.frozen import load_frozen
-from stillhouse.models import configure_torch, load_classifier, load_tokenizer, predict, tokenizer_sha256
+from stillhouse.models import configure_torch, load_model, load_tokenizer, predict, tokenizer_sha256
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.teacher import CacheIdentity, shard_indices, write_cache
 
@@ -18,7 +18,7 @@ def run(context: StageContext) -> StageOutcome:
     recipe, parameters = context.recipe, context.request.parameters
     configure_torch(threads=context.cpus, seed=0)
     folder = context.input("teacher")
-    model, tokenizer = load_classifier(folder, recipe.data.labels), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     rows = load_frozen(context.input("train"))
     rows = rows.select(shard_indices(len(rows), parameters["shard"], parameters["shards"]))
     max_tokens = recipe.training.max_tokens

@@ -26,6 +26,7 @@ def curve_metrics(point: HistoryPoint, start_ms: int) -> list[Metric]:
             again, after a restart or at the end, adds nothing.
     """
     values = {"loss": point.loss, "learning_rate": point.learning_rate, **point.terms}
+    values |= {f"gradient_norm/{term}": norm for term, norm in point.term_gradient_norms.items()}
     if point.gradient_norm is not None:
         values["gradient_norm"] = point.gradient_norm
     return [Metric(f"train/{name}", value, start_ms + point.step, point.step) for name, value in values.items()]

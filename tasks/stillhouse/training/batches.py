@@ -1,23 +1,23 @@
-"""Which sequences make up each optimizer step, and the tensors of a step."""
+"""Which sequences make up each optimizer step, and what a process gets of them."""
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase as Tokenizer
+import numpy.typing as npt
 
-from stillhouse.contract import DataRejected, StageBug
-from stillhouse.losses import DistillationLoss, Targets
-from stillhouse.models import encode, pad_batch
+from stillhouse.contract import ConfigurationError
+from stillhouse.losses import Count
 from stillhouse.recipe import TrainingConfig
-from stillhouse.teacher import CachedRow, TeacherCache
+from stillhouse.training.samples import MicroBatch, Samples, Sequences
 
 WINDOW_BATCHES = 50
 """Batches' worth of shuffled sequences that are sorted by length together: enough to leave little padding, and still
 a different mixture in every epoch."""
+OPEN_PACKS = 64
+"""Half-filled sequences among which a document finds the fullest that it fits into."""
 
 
 def batch_plan(lengths: Sequence[int], *, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -48,44 +48,108 @@ def batch_plan(lengths: Sequence[int], *, batch_size: int, epochs: float, seed: 
     return plan[:num_steps]
 
 
-class StepLoader:
-    """Feeds a training, one item per optimizer step, from any step on.
+def pack_plan(
+    lengths: Sequence[int], *, max_tokens: int, batch_size: int, epochs: float, seed: int
+) -> list[list[list[int]]]:
+    """Lay out every optimizer step of a training on packs: the documents of each of its sequences.
 
-    Everything that can be done once is done here before the first step: tokenization, finding each row in the
-    teacher's cache, the order of all batches.
+    Each epoch shuffles the documents and puts one after the other into the fullest open pack with room for it
+    (best fit). The plan depends on the arguments alone. Unlike with `batch_plan`, the steps of an epoch may differ in
+    number by a few from one epoch to the next.
+
+    Args:
+        lengths: Tokens of each document, at most ``max_tokens``.
+        max_tokens: Of a pack.
+        batch_size: Packs per step; the last batch of an epoch may be smaller.
+        epochs: May be fractional.
+        seed: Of the shuffles.
+    """
+    lengths_N = np.asarray(lengths, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    plan: list[list[list[int]]] = []
+    for share in [1.0] * math.floor(epochs) + [epochs % 1]:
+        packs = _pack(generator.permutation(len(lengths_N)), lengths_N, max_tokens)
+        batches = [packs[first : first + batch_size] for first in range(0, len(packs), batch_size)]
+        plan += batches[: math.ceil(share * len(batches))]
+    return plan
+
+
+def _pack(order: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64], max_tokens: int) -> list[list[int]]:
+    """Return the packs in the order in which they were opened."""
+    packs: list[list[int]] = []
+    open_packs: dict[int, int] = {}
+    for document in order.tolist():
+        length = int(lengths_N[document])
+        fitting = [pack for pack, room in open_packs.items() if room >= length]
+        if fitting:
+            pack = min(fitting, key=lambda number: (open_packs[number], number))
+            packs[pack].append(document)
+            open_packs[pack] -= length
+        else:
+            pack = len(packs)
+            packs.append([document])
+            open_packs[pack] = max_tokens - length
+            if len(open_packs) > OPEN_PACKS:
+                del open_packs[min(open_packs, key=lambda number: (open_packs[number], number))]
+    return packs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one process does in one optimizer step."""
+
+    number: int
+    """From 0."""
+    sequences: list[Sequences]
+    """Of each micro-batch."""
+    idle: bool
+    """The step has fewer sequences than there are processes, and none for this one: it repeats the first in vain."""
+    count: Count
+    """Of the whole step: all micro-batches, all processes."""
+
+
+class StepLoader:
+    """Feeds a training, one `Step` per optimizer step, from any step on.
+
+    The order of all batches is laid out before the first one, and the same in every process.
     """
 
     def __init__(
-        self,
-        rows: Dataset,
-        tokenizer: Tokenizer,
-        config: TrainingConfig,
-        loss: DistillationLoss,
-        teacher: TeacherCache | None,
-        num_labels: int,
+        self, samples: Samples, config: TrainingConfig, *, packed: bool, rank: int = 0, num_processes: int = 1
     ) -> None:
-        if len(rows) == 0:
-            raise DataRejected("the training set has no rows; check the data section of the recipe")
-        if loss.needs_teacher and teacher is None:
-            raise StageBug("the loss needs the teacher's signal and the job has no teacher cache")
-        self._loss = loss
-        self._pad_token_id = tokenizer.pad_token_id
-        document_ids = list(rows["id"])
-        self._ids = encode(tokenizer, list(rows["text"]), config.max_tokens).ids
-        self._labels_N = torch.tensor(list(rows["label"]), dtype=torch.int64)
-        outside = ((self._labels_N < 0) | (self._labels_N >= num_labels)).nonzero()
-        if len(outside):
-            raise DataRejected(f"row {document_ids[int(outside[0])]} has a label outside 0 to {num_labels - 1}; fix it")
-        self._teacher = teacher if loss.needs_teacher else None
-        self._cached: list[CachedRow] = []
-        if self._teacher:
-            self._cached = [self._teacher.find(id_, ids) for id_, ids in zip(document_ids, self._ids, strict=True)]
-        self.plan = batch_plan(
-            [len(ids) for ids in self._ids], batch_size=config.batch_size, epochs=config.epochs, seed=config.seed
-        )
-        self.steps_per_epoch = math.ceil(len(rows) / config.batch_size)
-        self.seen = [0, *np.cumsum([len(batch) for batch in self.plan]).tolist()]
-        """Sequences before each step, and in all."""
+        """Lay out all steps.
+
+        Args:
+            samples: What is learned.
+            config: Of the training.
+            packed: Whether documents may share a sequence.
+            rank: Of this process.
+            num_processes: In all.
+
+        Raises:
+            ConfigurationError: There are more processes than sequences in a step.
+        """
+        if config.batch_size < num_processes:
+            raise ConfigurationError(
+                f"training.batch_size is {config.batch_size} for {num_processes} processes; raise it or use fewer"
+            )
+        shape: dict[str, Any] = {"batch_size": config.batch_size, "epochs": config.epochs, "seed": config.seed}
+        if packed:
+            self.plan = pack_plan(samples.lengths, max_tokens=config.max_tokens, **shape)
+        else:
+            self.plan = [[[index] for index in batch] for batch in batch_plan(samples.lengths, **shape)]
+        self.samples = samples
+        self.steps_per_epoch = max(len(self.plan) / config.epochs, 1.0)
+        self._micro = config.micro_batch_size
+        self._rank, self._num_processes = rank, num_processes
+        documents = [[index for row in step for index in row] for step in self.plan]
+        self._counts = [
+            Count(targets=sum(samples.targets[index] for index in step), documents=len(step)) for step in documents
+        ]
+        self.seen = [0, *np.cumsum([count.documents for count in self._counts]).tolist()]
+        """Documents before each step, and in all."""
+        self.tokens = [0, *np.cumsum([sum(samples.lengths[index] for index in step) for step in documents]).tolist()]
+        """Tokens before each step, and in all."""
         self.first_step = 0
         """Where iteration starts: as many steps are done already."""
 
@@ -93,23 +157,23 @@ class StepLoader:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.plan[self.first_step :]:
-            ids_BT, mask_BT = pad_batch([self._ids[index] for index in batch], self._pad_token_id)
-            item: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": self._labels_N[batch]}
-            if self._teacher:
-                cached = [self._cached[index] for index in batch]
-                if self._loss.needs_logits:
-                    item["teacher_logits"] = self._teacher.logits(cached)
-                if self._loss.needs_hidden:
-                    item["teacher_hidden"] = self._teacher.hidden(cached)
-            yield item
+        for number in range(self.first_step, len(self.plan)):
+            yield {"step": self.step(number)}
 
+    def step(self, number: int) -> Step:
+        """Return this process's part of a step."""
+        own = self.plan[number][self._rank :: self._num_processes]
+        idle = not own
+        own = own or self.plan[number][:1]
+        size = self._micro or len(own)
+        return Step(
+            number=number,
+            sequences=[own[first : first + size] for first in range(0, len(own), size)],
+            idle=idle,
+            count=self._counts[number],
+        )
 
-def targets_of(item: dict[str, Any]) -> Targets:
-    """Return what the sequences of a `StepLoader` item should become."""
-    return Targets(
-        labels_B=item["labels"],
-        mask_BT=item["attention_mask"],
-        teacher_logits_BC=item.get("teacher_logits"),
-        teacher_hidden_BTD=item.get("teacher_hidden"),
-    )
+    def micro_batches(self, step: Step) -> Iterator[MicroBatch]:
+        """Yield the tensors of a step, one micro-batch at a time."""
+        for sequences in step.sequences:
+            yield self.samples.micro_batch(sequences)

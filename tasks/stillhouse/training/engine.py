@@ -7,21 +7,35 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from stillhouse.contract import HistoryPoint, Progress, TrainingHistory, canonical_json
-from stillhouse.losses import DistillationLoss
-from stillhouse.models import check_max_tokens
-from stillhouse.recipe import TrainingConfig
-from stillhouse.teacher import TeacherCache
+from stillhouse.contract import (
+    ConfigurationError,
+    DataRejected,
+    HistoryPoint,
+    Progress,
+    StageBug,
+    TrainingHistory,
+    canonical_json,
+)
+from stillhouse.losses import Balancer, DistillationLoss
+from stillhouse.models import check_head, check_max_tokens, documents_of, model_shape
+from stillhouse.recipe import Task, TrainingConfig
+from stillhouse.teacher import SparseCache, TeacherCache
+from stillhouse.training import parallel
 from stillhouse.training.batches import StepLoader
 from stillhouse.training.callbacks import Report, Resume
 from stillhouse.training.checkpoints import CheckpointFolder
-from stillhouse.training.history import HistoryRecorder
+from stillhouse.training.guards import LossGuard
+from stillhouse.training.history import MEASUREMENTS, HistoryRecorder
+from stillhouse.training.module import DistillationModel, LiveTeacher
+from stillhouse.training.samples import ClassifierSamples, LanguageSamples, Samples
 from stillhouse.training.state import model_tensors
 from stillhouse.training.trainer import DistillationTrainer
+from stillhouse.training.writing import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +48,14 @@ class TrainingJob:
     """Where training starts; changed in place."""
     tokenizer: Tokenizer
     rows: Dataset
-    """Columns ``id``, ``text`` and ``label``."""
+    """Columns ``id`` and ``text``, and ``label`` for a classifier; maybe ``prompt`` for a language model."""
+    task: Task = "text-classification"
     config: TrainingConfig
     loss: DistillationLoss
-    teacher: TeacherCache | None = None
-    """Needed where the loss needs the teacher's signal."""
+    cache: TeacherCache | SparseCache | None = None
+    """The teacher's answers; needed where the loss reads them."""
+    teacher: PreTrainedModel | None = None
+    """Runs beside the student; needed where the loss compares what a cache can't hold."""
     workspace: Path
     """Checkpoints live in ``checkpoints`` below it. The same job with the same workspace goes on where it was."""
     on_progress: Callable[[Progress], None] | None = None
@@ -55,7 +72,8 @@ class TrainingOutcome:
     """The job's model, trained and in evaluation mode."""
     history: TrainingHistory
     samples_per_second: float
-    """Of this process, without loading; 0 if nothing was left to do."""
+    """Documents, without loading; 0 if nothing was left to do."""
+    tokens_per_second: float
     resumed_from: int | None
     """Step of the checkpoint that this process started from."""
 
@@ -64,49 +82,144 @@ def fit(job: TrainingJob) -> TrainingOutcome:
     """Train, going on from the newest checkpoint in the workspace if there is one.
 
     A training that was killed at any step and run again ends with the same weights, bit for bit, and the same history
-    as one that never stopped, given as many threads (see `stillhouse.models.configure_torch`).
+    as one that never stopped, given as many threads (see `stillhouse.models.configure_torch`) and processes. Several
+    processes, started by ``torchrun``, train together; each must call this, with the same job.
 
     Raises:
-        DataRejected: The loss became NaN or infinite, a label is out of range, or the teacher's cache lacks a row.
-        ConfigurationError: The model has too few positions, or hidden states differ in width.
+        DataRejected: The loss became NaN or infinite or exploded, a label is out of range, or the teacher's cache
+            lacks a row.
+        ConfigurationError: The model has too few positions, or student and teacher can't be compared.
         TryAgain: A checkpoint can't be written.
     """
     config = job.config
     check_max_tokens(job.model, config.max_tokens)
-    loader = StepLoader(job.rows, job.tokenizer, config, job.loss, job.teacher, job.model.config.num_labels)
-    recorder = HistoryRecorder(len(loader))
-    folder = CheckpointFolder(job.workspace / "checkpoints", fingerprint=_fingerprint(job, loader))
+    _check_signals(job)
+    samples = _samples(job)
+    arguments = _arguments(config, job.workspace)
+    set_seed(config.seed + parallel.rank())
+    loader = StepLoader(
+        samples,
+        config,
+        packed=job.task == "causal-lm" and config.packing,
+        rank=parallel.rank(),
+        num_processes=parallel.num_processes(),
+    )
+    arguments.max_steps = len(loader)
+    arguments.warmup_steps = math.ceil(config.warmup_share * len(loader))
+    shard = config.sharding == "shard" and parallel.num_processes() > 1
+    # A sharded gradient can't be measured term by term; a control arm of one term needs no comparison.
+    measured = not shard and len(job.loss.weights) > 1
+    recorder = HistoryRecorder(len(loader), measurements=MEASUREMENTS if measured else 0)
+    guard = LossGuard(config.explosion_factor)
+    balancer = Balancer(reference="ce") if job.loss.config.balance == "gradient-norm" else None
+    module = DistillationModel(
+        job.model, job.loss, precision=_precision(config, arguments.device), vocabulary=_vocabulary(job)
+    )
+    folder = CheckpointFolder(job.workspace / "checkpoints", fingerprint=_fingerprint(job, samples, loader, module))
     checkpoint = folder.newest()
+    parallel.wait_for_all()
     report = Report(loader=loader, recorder=recorder, on_point=job.on_point, on_progress=job.on_progress)
     resume = Resume(
-        folder=folder, checkpoint=checkpoint, seconds=config.checkpoint_seconds, loader=loader, recorder=recorder
+        folder=folder,
+        checkpoint=checkpoint,
+        seconds=config.checkpoint_seconds,
+        loader=loader,
+        recorder=recorder,
+        guard=guard,
+        balancer=balancer,
     )
     trainer = DistillationTrainer(
-        job.model,
-        _arguments(config, len(loader), job.workspace),
+        module,
+        arguments,
         loader=loader,
-        loss=job.loss,
         recorder=recorder,
+        guard=guard,
+        balancer=balancer,
+        teacher=LiveTeacher(job.teacher, job.loss.teacher_taps, vocabulary=_vocabulary(job)) if job.teacher else None,
+        writer=_writer(job),
+        shard=shard,
         callbacks=[report, resume],
     )
     logger.info("training for %d steps, from step %d", len(loader), checkpoint.step if checkpoint else 0)
-    set_seed(config.seed)
+    set_seed(config.seed + parallel.rank())
     trainer.train()
     return TrainingOutcome(
         model=job.model.eval(),
         history=recorder.history(),
-        samples_per_second=report.rate,
+        samples_per_second=report.samples_per_second,
+        tokens_per_second=report.rate,
         resumed_from=checkpoint.step if checkpoint else None,
     )
 
 
-def _arguments(config: TrainingConfig, total_steps: int, workspace: Path) -> TrainingArguments:
+def _check_signals(job: TrainingJob) -> None:
+    loss = job.loss
+    on_policy = loss.config.on_policy
+    whole = on_policy is not None and on_policy.share == 1
+    if loss.needs_cache and job.cache is None and not whole:
+        raise StageBug("the loss needs the teacher's answers and the job has no teacher cache")
+    if loss.needs_teacher_beside and job.teacher is None:
+        raise StageBug("the loss needs the teacher beside the student and the job has none")
+    if on_policy and job.config.sharding == "shard":
+        raise ConfigurationError("a sharded student can't write; set training.sharding to replicate")
+    if loss.config.balance != "off" and job.config.sharding == "shard":
+        raise ConfigurationError("gradients of a sharded student can't be balanced; set training.sharding to replicate")
+    if job.task != "text-classification":
+        check_head(job.model)
+        if job.teacher:
+            check_head(job.teacher)
+
+
+def _samples(job: TrainingJob) -> Samples:
+    if len(job.rows) == 0:
+        raise DataRejected("the training set has no rows; check the data section of the recipe")
+    config, cache = job.config, job.cache if job.loss.needs_cache else None
+    last = model_shape(job.teacher or job.model).layers if job.loss.needs_cached_hidden else None
+    if last is not None:
+        last = max(job.loss.teacher_taps.hidden)
+    if job.task == "text-classification":
+        assert cache is None or isinstance(cache, TeacherCache)
+        labels = job.model.config.num_labels
+        return ClassifierSamples(job.rows, job.tokenizer, config, num_labels=labels, cache=cache, with_hidden=last)
+    assert cache is None or isinstance(cache, SparseCache)
+    documents = documents_of(
+        job.task,
+        job.tokenizer,
+        job.rows,
+        max_tokens=config.max_tokens,
+        mask_share=config.mask_share,
+        seed=config.seed,
+    )
+    return LanguageSamples(
+        documents,
+        job.tokenizer.pad_token_id or 0,
+        causal=job.task == "causal-lm",
+        cache=cache,
+        with_hidden=last,
+    )
+
+
+def _writer(job: TrainingJob) -> Writer | None:
+    on_policy = job.loss.config.on_policy
+    return Writer(job.model, job.tokenizer, on_policy, seed=job.config.seed) if on_policy else None
+
+
+def _vocabulary(job: TrainingJob) -> int:
+    """Return the number of real token ids: rows of a head beyond the tokenizer's are padding."""
+    return min(len(job.tokenizer), job.model.config.get_text_config().vocab_size)
+
+
+def _precision(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    wanted = config.precision == "bfloat16"
+    automatic = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if wanted or automatic else torch.float32
+
+
+def _arguments(config: TrainingConfig, workspace: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(workspace),
-        max_steps=total_steps,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        warmup_steps=math.ceil(config.warmup_share * total_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_gradient_norm,
         seed=config.seed,
@@ -122,19 +235,21 @@ def _arguments(config: TrainingConfig, total_steps: int, workspace: Path) -> Tra
     )
 
 
-def _fingerprint(job: TrainingJob, loader: StepLoader) -> str:
+def _fingerprint(job: TrainingJob, samples: Samples, loader: StepLoader, module: DistillationModel) -> str:
     """Digest what decides the training's outcome, so that a checkpoint of anything else isn't continued."""
     digest = sha256()
     described = {
+        "task": job.task,
         "config": job.config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
-        "loss": [job.loss.logit.weights, job.loss.logit.temperature, job.loss.hidden and job.loss.hidden.weight],
-        "teacher": job.teacher.identity.model_dump(mode="json") if job.loss.needs_teacher and job.teacher else None,
-        "documents": list(job.rows["id"]),
-        "labels": list(job.rows["label"]),
+        "loss": job.loss.config.model_dump(mode="json", exclude={"control_arm"}),
+        "cache": job.cache.identity.model_dump(mode="json") if job.loss.needs_cache and job.cache else None,
+        "samples": samples.digest(),
         "plan": loader.plan,
+        "processes": parallel.num_processes(),
     }
     digest.update(canonical_json(described))
-    for name, tensor in sorted(model_tensors(job.model).items()):
+    for name, tensor in sorted(model_tensors(module).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        # Bytes, since NumPy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

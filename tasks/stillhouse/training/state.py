@@ -6,28 +6,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import nn
+
+from stillhouse.training import parallel
 
 MODEL = "model."
 OPTIMIZER = "optimizer."
-CPU_RANDOM = "random.cpu"
+CPU_RANDOM = "random.cpu."
 CUDA_RANDOM = "random.cuda."
 
 
-def model_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and buffers by name, each once even if the model ties it to another."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def capture(model: PreTrainedModel, optimizer: Any, scheduler: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return tensors and plain data from which `restore` goes on. The tensors may share memory with the training's."""
-    tensors = {MODEL + name: tensor.detach() for name, tensor in model_tensors(model).items()}
+def capture(model: nn.Module, optimizer: Any, scheduler: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return tensors and plain data from which `restore` goes on. The tensors may share memory with the training's.
+
+    Every process must call this, and gets the same: sharded tensors are made whole.
+    """
+    tensors = {MODEL + name: parallel.whole(tensor.detach()) for name, tensor in model_tensors(model).items()}
     optimizer_state = optimizer.state_dict()
     for index, entry in optimizer_state["state"].items():
-        tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in entry.items()}
-    tensors[CPU_RANDOM] = torch.get_rng_state()
-    for device in range(torch.cuda.device_count()):
-        tensors[f"{CUDA_RANDOM}{device}"] = torch.cuda.get_rng_state(device)
+        tensors |= {f"{OPTIMIZER}{index}.{name}": parallel.whole(tensor) for name, tensor in entry.items()}
+    device = next(model.parameters()).device
+    for rank, state in enumerate(parallel.gather(torch.get_rng_state().to(device))):
+        tensors[f"{CPU_RANDOM}{rank}"] = state
+    if torch.cuda.is_available():
+        for rank, state in enumerate(parallel.gather(torch.cuda.get_rng_state().to(device))):
+            tensors[f"{CUDA_RANDOM}{rank}"] = state
     version, internal, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)
     plain = {
@@ -42,19 +50,22 @@ def capture(model: PreTrainedModel, optimizer: Any, scheduler: Any) -> tuple[dic
 def restore(
     tensors: Mapping[str, torch.Tensor],
     plain: Mapping[str, Any],
-    model: PreTrainedModel,
+    model: nn.Module,
     optimizer: Any,
     scheduler: Any,
 ) -> None:
     """Go on from what `capture` returned, in objects built the same way."""
     with torch.no_grad():
         for name, tensor in model_tensors(model).items():
-            tensor.copy_(tensors[MODEL + name])
+            tensor.copy_(parallel.like(tensors[MODEL + name], tensor))
     entries: dict[int, dict[str, torch.Tensor]] = {}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, tensor in tensors.items():
         if key.startswith(OPTIMIZER):
             index, _, name = key.removeprefix(OPTIMIZER).partition(".")
-            entries.setdefault(int(index), {})[name] = tensor
+            # Moments are sharded as their parameter is; a step count is a scalar of its own.
+            own = parallel.like(tensor, trained[int(index)]) if tensor.dim() else tensor
+            entries.setdefault(int(index), {})[name] = own
     groups = optimizer.state_dict()["param_groups"]
     rates = plain["learning_rates"]
     optimizer.load_state_dict(
@@ -64,9 +75,9 @@ def restore(
         }
     )
     scheduler.load_state_dict(plain["scheduler"])
-    torch.set_rng_state(tensors[CPU_RANDOM])
-    for device in range(torch.cuda.device_count()):
-        torch.cuda.set_rng_state(tensors[f"{CUDA_RANDOM}{device}"], device)
+    torch.set_rng_state(tensors[f"{CPU_RANDOM}{parallel.rank()}"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"{CUDA_RANDOM}{parallel.rank()}"])
     version, internal, gauss = plain["python_random"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = plain["numpy_random"]

@@ -22,7 +22,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "teacher.finetune.batch_size",
     ),
     "Student": ("student.layers",),
-    "Distillation": ("distillation.alpha", "distillation.temperature", "distillation.hidden_weight"),
+    "Distillation": ("distillation.alpha", "distillation.temperature", "distillation.divergence"),
     "Training": (
         "training.epochs",
         "training.batch_size",

@@ -1,0 +1,163 @@
+"""Student and loss as one module: what is trained, replicated and sharded."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from stillhouse.losses import (
+    Classified,
+    Count,
+    DistillationLoss,
+    Head,
+    Insides,
+    LossValue,
+    Predicted,
+    TeacherStates,
+)
+from stillhouse.models import Captured, HeadTap, Tap, TapRequest, model_shape, output_head
+from stillhouse.training.samples import MicroBatch
+
+
+class DistillationModel(nn.Module):
+    """Runs the student on a micro-batch and returns its loss.
+
+    The loss is computed within `forward`, since a sharded head is whole there alone.
+
+    Args:
+        student: Of any task.
+        loss: Its learned projectors are trained too.
+        precision: Of the forward and backward passes of the student. The loss itself is in float32.
+        vocabulary: Real token ids of student and teacher: rows of a head beyond them are padding.
+    """
+
+    def __init__(
+        self, student: PreTrainedModel, loss: DistillationLoss, *, precision: torch.dtype, vocabulary: int
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.loss = loss
+        self._precision = precision
+        self._vocabulary = vocabulary
+        self._observer = _observer(student, loss)
+
+    def forward(
+        self, batch: MicroBatch, count: Count, weights: Mapping[str, float], separate: bool = False
+    ) -> LossValue:
+        """See `DistillationLoss.forward`."""
+        is_language_model = batch.positions_N is not None
+        with _autocast(self._precision, batch.segments_BT.device):
+            if is_language_model:
+                with HeadTap(self.student) as tap:
+                    self.student(**batch.inputs, **_no_cache(self.student))
+                    states_BTD = tap.take()
+            else:
+                logits_MC = self.student(**batch.inputs).logits
+        answer: Classified | Predicted
+        if is_language_model:
+            head = head_of(self.student, self._vocabulary, dtype=states_BTD.dtype)
+            answer = Predicted(
+                hidden_ND=states_BTD.flatten(0, 1)[batch.positions_N],
+                head=head,
+                labels_N=batch.labels,
+                teacher=batch.teacher,
+            )
+        else:
+            answer = Classified(
+                logits_MC=logits_MC.float(), labels_M=batch.labels, teacher_logits_MC=batch.teacher_logits_MC
+            )
+        insides = None
+        if self._observer is not None:
+            insides = Insides(
+                student=self._observer.take(), teacher=batch.teacher_insides, segments_BT=batch.segments_BT
+            )
+        return self.loss(answer, insides, count=count, weights=weights, separate=separate)
+
+
+class LiveTeacher:
+    """A teacher that runs beside the student, without gradients.
+
+    Args:
+        model: Put into evaluation mode.
+        taps: What to capture in it.
+        vocabulary: Real token ids of student and teacher.
+    """
+
+    def __init__(self, model: PreTrainedModel, taps: TapRequest, *, vocabulary: int) -> None:
+        self._model = model.eval()
+        self._vocabulary = vocabulary
+        self._tap = Tap(model, taps) if taps != TapRequest() else None
+
+    def to(self, device: torch.device) -> None:
+        """Move the teacher."""
+        self._model.to(device)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def insides(self, batch: MicroBatch) -> Captured:
+        """Return what happens inside the teacher on a micro-batch."""
+        self._run(batch)
+        return self._tap.take() if self._tap else Captured()
+
+    @torch.no_grad()
+    def states(self, batch: MicroBatch) -> TeacherStates:
+        """Return what the teacher's head is given at the positions that carry loss, and the head."""
+        states_BTD = self._run(batch)
+        return TeacherStates(
+            hidden_NE=states_BTD.flatten(0, 1)[batch.positions_N],
+            head=head_of(self._model, self._vocabulary, dtype=states_BTD.dtype),
+        )
+
+    def _run(self, batch: MicroBatch) -> torch.Tensor:
+        if batch.positions_N is None:
+            return self._model(**batch.inputs).logits
+        with HeadTap(self._model) as tap:
+            self._model(**batch.inputs, **_no_cache(self._model))
+            return tap.take()
+
+
+def head_of(model: PreTrainedModel, vocabulary: int, *, dtype: torch.dtype) -> Head:
+    """Return a language model's head, in a type, for the first ``vocabulary`` token ids."""
+    head = output_head(model)
+    return Head(
+        weight_VD=head.weight_VD.to(dtype),
+        bias_V=None if head.bias_V is None else head.bias_V.to(dtype),
+        vocabulary=vocabulary,
+    )
+
+
+class _LastStates:
+    """Keeps the output of a model's body: what a teacher's cache holds, after a decoder's final norm."""
+
+    def __init__(self, student: PreTrainedModel) -> None:
+        self._layer = model_shape(student).layers
+        self._states: dict[int, torch.Tensor] = {}
+        student.base_model.register_forward_hook(self._keep)
+
+    def take(self) -> Captured:
+        """Return them, and forget them."""
+        captured = Captured(hidden=dict(self._states))
+        self._states.clear()
+        return captured
+
+    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._states[self._layer] = output[0]
+
+
+def _observer(student: PreTrainedModel, loss: DistillationLoss) -> Tap | _LastStates | None:
+    if not len(loss.features):
+        return None
+    return _LastStates(student) if loss.needs_cached_hidden else Tap(student, loss.student_taps)
+
+
+def _autocast(precision: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if precision == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device.type, dtype=precision)
+
+
+def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Ask a decoder for no key-value cache: nothing is generated, and with one there is no mask between documents."""
+    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}
