@@ -180,7 +180,7 @@ class DistillationLoss(nn.Module):
         return scale * parts.total, terms
 
     def _head(self, answer: Predicted, teacher: SparseTargets | TeacherStates | None, alpha: float):  # type: ignore[no-untyped-def]
-        return HeadLoss(self._logit(alpha))(answer.hidden_ND, answer.head, answer.labels_N, teacher)
+        return HeadLoss(logit=self._logit(alpha))(answer.hidden_ND, answer.head, answer.labels_N, teacher)
 
     def _logit(self, alpha: float) -> LogitLoss:
         config = self.config

@@ -1,0 +1,54 @@
+"""Real processes that train together over gloo."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stillhouse.contract import TrainingHistory
+
+SCRIPT = Path(__file__).parents[1] / "tiny_ranks.py"
+
+
+def train(out: Path, *, processes: int, sharding: str = "replicate", die_after: int | None = None) -> int:
+    out.mkdir(exist_ok=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    arguments = [str(SCRIPT), str(out), sharding, *([str(die_after)] if die_after else [])]
+    done = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 or die_after, done.stderr[-3000:]
+    return done.returncode
+
+
+def history(out: Path) -> TrainingHistory:
+    return TrainingHistory.model_validate_json((out / "history.json").read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicate", "shard"])
+def test_two_processes_train_as_one_does(tmp_path: Path, sharding: str) -> None:
+    train(tmp_path / "one", processes=1)
+    train(tmp_path / "two", processes=2, sharding=sharding)
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    assert one.total_steps == two.total_steps > 5
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(
+            [getattr(point, name) for point in two.points], [getattr(point, name) for point in one.points], rtol=1e-3
+        )
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicate", "shard"])
+def test_two_killed_processes_end_like_two_that_never_were(tmp_path: Path, sharding: str) -> None:
+    train(tmp_path / "whole", processes=2, sharding=sharding)
+    assert train(tmp_path / "killed", processes=2, sharding=sharding, die_after=4) != 0
+    train(tmp_path / "killed", processes=2, sharding=sharding)
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert history(tmp_path / "whole") == history(tmp_path / "killed")
