@@ -109,7 +109,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
         if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must be two or more, and distinct")
+            raise ValueError("data.labels must be two or more, and distinct")
         names = [self.domain, *(ood.name for ood in self.ood)]
         if len(set(names)) != len(names):
             raise ValueError("the domain and the ood sets need distinct names")
