@@ -1,6 +1,6 @@
 """The whole loss of an arm."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from stillhouse.contract import StageBug
 from stillhouse.losses.features import FeatureLoss, build_features
+from stillhouse.losses.fused import LossParts
 from stillhouse.losses.head import Head, HeadLoss, TeacherStates
 from stillhouse.losses.logit import LogitLoss
 from stillhouse.losses.targets import SparseTargets
@@ -146,8 +147,10 @@ class DistillationLoss(nn.Module):
             ConfigurationError: Hidden states can't be compared.
         """
         self._check(answer, insides)
-        logit = self._classified if isinstance(answer, Classified) else self._predicted
-        total, terms = logit(answer, weights, separate=separate)  # type: ignore[operator]
+        if isinstance(answer, Classified):
+            total, terms = self._classified(answer, weights)
+        else:
+            total, terms = self._predicted(answer, weights, separate=separate)
         total = total / count.targets
         terms = {name: term / count.targets for name, term in terms.items()}
         if insides is not None:
@@ -158,7 +161,7 @@ class DistillationLoss(nn.Module):
         return LossValue(total=total, terms=terms if separate else {n: term.detach() for n, term in terms.items()})
 
     def _classified(
-        self, answer: Classified, weights: Mapping[str, float], *, separate: bool
+        self, answer: Classified, weights: Mapping[str, float]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         teacher_MC = answer.teacher_logits_MC if self.needs_logits else None
         terms = self._logit(self.config.alpha).terms(answer.logits_MC, answer.labels_M, teacher_MC)
@@ -179,7 +182,7 @@ class DistillationLoss(nn.Module):
         terms = {"ce": parts.ce} | ({"kd": parts.kd} if parts.kd is not None else {})
         return scale * parts.total, terms
 
-    def _head(self, answer: Predicted, teacher: SparseTargets | TeacherStates | None, alpha: float):  # type: ignore[no-untyped-def]
+    def _head(self, answer: Predicted, teacher: SparseTargets | TeacherStates | None, alpha: float) -> LossParts:
         return HeadLoss(logit=self._logit(alpha))(answer.hidden_ND, answer.head, answer.labels_N, teacher)
 
     def _logit(self, alpha: float) -> LogitLoss:
@@ -227,7 +230,7 @@ def build_loss(
     return DistillationLoss(config, build_features(config.features, student=student, teacher=teacher, seed=0))
 
 
-def _union(requests) -> TapRequest:  # type: ignore[no-untyped-def]
+def _union(requests: Iterable[TapRequest]) -> TapRequest:
     found = TapRequest()
     for request in requests:
         found = found | request

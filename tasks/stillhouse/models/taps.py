@@ -207,7 +207,8 @@ class Tap:
                     f"queries, keys and values of a {kind} can't be told apart; compare hidden states instead"
                 )
             if interleaved:
-                parts = [part.flatten(-2) for part in fused_BTX.unflatten(-1, (heads, -1)).chunk(3, dim=-1)]
+                heads_BTHX = fused_BTX.reshape(*fused_BTX.shape[:-1], heads, -1)
+                parts = [part.flatten(-2) for part in heads_BTHX.chunk(3, dim=-1)]
             else:
                 parts = list(fused_BTX.chunk(3, dim=-1))
             for name, part in zip(_PROJECTIONS, parts, strict=True):

@@ -35,6 +35,8 @@ def describe_source(source: ModelSource) -> str:
             return source.uri
         case "hub":
             return f"{source.repo} at {source.revision[:12]}"
+        case "registry":
+            return source.uri
 
 
 def mlflow_run_url(tracking_uri: str, mlflow_run_id: str) -> str:

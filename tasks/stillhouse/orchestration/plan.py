@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stillhouse.recipe import Recipe, StageName
+from stillhouse.recipe import Recipe, RecipeError, StageName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,15 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     """Return the tasks of the workflow, each after everything that it needs.
 
     The control arm is trained whatever the teacher says, so it does not wait for the teacher's scores.
+
+    Raises:
+        RecipeError: The workflow can't judge a student of this task yet.
     """
+    if recipe.task != "text-classification":
+        raise RecipeError(
+            f"recipe {recipe.name}: a workflow evaluates classifiers only; train a {recipe.task} with "
+            "stillhouse.training.distill"
+        )
     train = {"train": ("validate", "train")}
     teacher = {"teacher": ("prepare-teacher", "model")}
     shards = [f"teach-{shard}" for shard in range(recipe.teacher.shards)]

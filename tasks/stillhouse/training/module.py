@@ -74,7 +74,8 @@ class DistillationModel(nn.Module):
             insides = Insides(
                 student=self._observer.take(), teacher=batch.teacher_insides, segments_BT=batch.segments_BT
             )
-        return self.loss(answer, insides, count=count, weights=weights, separate=separate)
+        value: LossValue = self.loss(answer, insides, count=count, weights=weights, separate=separate)
+        return value
 
 
 class LiveTeacher:
@@ -93,7 +94,7 @@ class LiveTeacher:
 
     def to(self, device: torch.device) -> None:
         """Move the teacher."""
-        self._model.to(device)  # type: ignore[arg-type]
+        self._model.to(device)
 
     @torch.no_grad()
     def insides(self, batch: MicroBatch) -> Captured:
@@ -112,7 +113,8 @@ class LiveTeacher:
 
     def _run(self, batch: MicroBatch) -> torch.Tensor:
         if batch.positions_N is None:
-            return self._model(**batch.inputs).logits
+            logits_BC: torch.Tensor = self._model(**batch.inputs).logits
+            return logits_BC
         with HeadTap(self._model) as tap:
             self._model(**batch.inputs, **_no_cache(self._model))
             return tap.take()

@@ -40,7 +40,8 @@ def parallelise(module: DistillationModel, *, shard: bool, device: torch.device)
     mesh = init_device_mesh(device.type, (num_processes(),))
     for layer in find_layers(module.student):
         fully_shard(layer, mesh=mesh)
-    return fully_shard(module, mesh=mesh)
+    fully_shard(module, mesh=mesh)  # in place
+    return module
 
 
 @contextlib.contextmanager

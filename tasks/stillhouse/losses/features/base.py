@@ -72,15 +72,17 @@ def full(states: torch.Tensor) -> torch.Tensor:
     return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
-def sum_of_document_means(values_BT: torch.Tensor, segments_BT: torch.Tensor) -> torch.Tensor:
+def sum_of_document_means(values: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
     """Average a value over the tokens of each document and add up the documents: a scalar.
 
-    Values at padding are ignored, even where they are NaN.
+    Args:
+        values: One for each token, in any shape.
+        segments: In the same shape, the number of each token's document, or -1 at padding, whose value is ignored.
     """
-    real_BT = segments_BT >= 0
-    segments_N = segments_BT[real_BT]
+    real = segments >= 0
+    segments_N = segments[real]
     tokens_M = torch.bincount(segments_N)
-    return (values_BT[real_BT] / tokens_M[segments_N]).sum()
+    return (values[real] / tokens_M[segments_N]).sum()
 
 
 def document_vectors(hidden_BTD: torch.Tensor, segments_BT: torch.Tensor) -> torch.Tensor:

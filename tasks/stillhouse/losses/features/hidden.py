@@ -31,10 +31,11 @@ class HiddenLoss(FeatureLoss):
         """
         super().__init__(name="hidden", weight=term.weight, pairs=pairs)
         self.distance = term.distance
-        self.projector: nn.Linear | None = None
+        self.projector_ED: nn.Parameter | None = None
         if width != teacher_width:
-            self.projector = nn.utils.skip_init(nn.Linear, width, teacher_width, bias=False)
-            nn.init.xavier_uniform_(self.projector.weight, generator=torch.Generator().manual_seed(seed))
+            # Not an nn.Linear, which would draw its first weights from the caller's random state.
+            self.projector_ED = nn.Parameter(torch.empty(teacher_width, width))
+            nn.init.xavier_uniform_(self.projector_ED, generator=torch.Generator().manual_seed(seed))
 
     def taps(self, layers: frozenset[int]) -> TapRequest:
         """Return what the loss needs of these layers."""
@@ -44,11 +45,13 @@ class HiddenLoss(FeatureLoss):
         self, student: Captured, teacher: Captured, pair: tuple[int, int], segments_BT: torch.Tensor
     ) -> torch.Tensor:
         """Sum over the documents for one pair of layers: a scalar."""
-        hidden_BTD, teacher_hidden_BTD = full(student.hidden[pair[0]]), full(teacher.hidden[pair[1]])
-        if self.projector is not None:
-            hidden_BTD = self.projector(hidden_BTD)
+        # What a cache holds at padding may be anything, NaN too, so it must not even enter the graph.
+        real_BT = segments_BT >= 0
+        hidden_ND, teacher_NE = full(student.hidden[pair[0]])[real_BT], full(teacher.hidden[pair[1]])[real_BT]
+        if self.projector_ED is not None:
+            hidden_ND = functional.linear(hidden_ND, self.projector_ED)
         if self.distance == "cosine":
-            distance_BT = 1 - functional.cosine_similarity(hidden_BTD, teacher_hidden_BTD, dim=-1)
+            distance_N = 1 - functional.cosine_similarity(hidden_ND, teacher_NE, dim=-1)
         else:
-            distance_BT = (hidden_BTD - teacher_hidden_BTD).square().mean(dim=-1)
-        return sum_of_document_means(distance_BT, segments_BT)
+            distance_N = (hidden_ND - teacher_NE).square().mean(dim=-1)
+        return sum_of_document_means(distance_N, segments_BT[real_BT])

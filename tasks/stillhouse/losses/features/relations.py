@@ -1,5 +1,7 @@
 """Relations among queries, keys and values: what attention is made of, without its maps."""
 
+import math
+
 import torch
 
 from stillhouse.contract import ConfigurationError
@@ -34,14 +36,14 @@ class QkvRelationLoss(FeatureLoss):
     ) -> torch.Tensor:
         """Sum over the documents for one pair of layers: a scalar."""
         same_B1TT = same_document(segments_BT)[:, None]
-        total = torch.zeros((), device=segments_BT.device)
+        terms = []
         for relation in self.relations:
             part = _PARTS[relation]
             log_q_BHTT = self._log_relation(getattr(student, part)[pair[0]], same_B1TT, f"the student's {part}")
             log_p_BHTT = self._log_relation(getattr(teacher, part)[pair[1]], same_B1TT, f"the teacher's {part}")
             divergence_BHT = (log_p_BHTT.exp() * (log_p_BHTT - log_q_BHTT)).sum(dim=-1)
-            total = total + sum_of_document_means(divergence_BHT.mean(dim=1), segments_BT)
-        return total
+            terms.append(sum_of_document_means(divergence_BHT.mean(dim=1), segments_BT))
+        return torch.stack(terms).sum()
 
     def _log_relation(self, states_BTD: torch.Tensor, same_B1TT: torch.Tensor, whose: str) -> torch.Tensor:
         width = states_BTD.shape[-1]
@@ -50,7 +52,7 @@ class QkvRelationLoss(FeatureLoss):
                 f"{whose} are {width} wide, which {self.heads} relation heads don't divide; "
                 "change heads of the qkv-relation term"
             )
-        heads_BHTd = full(states_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        scores_BHTT = heads_BHTd @ heads_BHTd.mT * (width // self.heads) ** -0.5
+        heads_BHTd = full(states_BTD).reshape(*states_BTD.shape[:-1], self.heads, -1).transpose(1, 2)
+        scores_BHTT = heads_BHTd @ heads_BHTd.mT / math.sqrt(width // self.heads)
         # The lowest number rather than -inf: where both models have -inf, their difference is NaN.
         return scores_BHTT.masked_fill(~same_B1TT, torch.finfo(scores_BHTT.dtype).min).log_softmax(dim=-1)
