@@ -13,11 +13,12 @@ from mlflow import MlflowClient
 from servers import free_ports
 from tiny import write_teacher
 
-from stillhouse.contract import Conflict, Decision, IntegrityError, NotPermitted, TryAgain
+from stillhouse.contract import ConfigurationError, Conflict, Decision, IntegrityError, NotPermitted, TryAgain
 from stillhouse.promotion import Approval, Ledger
 from stillhouse.promotion.promote import Promotion, PromotionRequest, promote_model
 from stillhouse.promotion.registry import Registry
-from stillhouse.store import FileStore, describe_tree, fetch_artifact, save_tree
+from stillhouse.recipe import RegistrySource
+from stillhouse.store import FileStore, describe_tree, fetch_artifact, fetch_source, fingerprint_source, save_tree
 
 
 class Killed(BaseException):
@@ -115,6 +116,14 @@ def test_the_champion_loads_for_its_users_and_is_the_model_that_was_judged(
     assert AutoModelForSequenceClassification.from_pretrained(folder / "model").config.num_hidden_layers == 2
     assert AutoTokenizer.from_pretrained(folder / "model")("the plot")["input_ids"]
     assert mlflow.pyfunc.load_model(uri).predict(["the plot"])["label"].item() in ("negative", "positive")
+    source = RegistrySource(uri=uri)
+    fetched = fetch_source(source, tmp_path / "sources")
+    assert describe_tree(fetched).sha256 == request.artifact.sha256
+    assert fetch_source(source, tmp_path / "sources") == fetched
+    by_number = RegistrySource(uri=f"models:/{house.name}/1")
+    assert fingerprint_source(by_number) == fingerprint_source(source)
+    with pytest.raises(ConfigurationError, match="can't be had"):
+        fetch_source(RegistrySource(uri=f"models:/{house.name}@nobody"), tmp_path / "sources")
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert not suffixes & {".pkl", ".bin", ".pt", ".py"}
 
