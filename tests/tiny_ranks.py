@@ -25,9 +25,7 @@ def main(out: Path, sharding: str, step: int = 0) -> None:
 
     student, teacher = tiny_causal(tie_word_embeddings=True), tiny_causal(layers=3, width=24, seed=1)
     # The term among documents sees those of one process: its weight is next to nothing.
-    config = DistillationConfig(
-        alpha=1.0, features=(HiddenTerm(weight=0.3, layers="all"), CkaTerm(weight=1e-9))
-    )
+    config = DistillationConfig(alpha=1.0, features=(HiddenTerm(weight=0.3, layers="all"), CkaTerm(weight=1e-9)))
     outcome = fit(
         TrainingJob(
             model=student,

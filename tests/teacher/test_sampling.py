@@ -12,7 +12,9 @@ def distributions(seed: int, rows: int, vocabulary: int, sharpness: float) -> to
     return torch.softmax(sharpness * torch.randn(rows, vocabulary, generator=generator), dim=1)
 
 
-def counts(probabilities_NV: torch.Tensor, method: str, samples: int, document_id: str = "d", seed: int = 0) -> np.ndarray:
+def counts(
+    probabilities_NV: torch.Tensor, method: str, samples: int, document_id: str = "d", seed: int = 0
+) -> np.ndarray:
     points = sample_points(
         method, samples=samples, seed=seed, document_id=document_id, positions_N=range(len(probabilities_NV))
     )
@@ -51,9 +53,7 @@ def test_counts_are_unbiased(method: str) -> None:
 
 def test_systematic_counts_vary_less_than_independent_ones() -> None:
     probabilities_NV = distributions(3, 1, 50, 1.5).expand(2000, -1).contiguous()
-    spread = {
-        method: counts(probabilities_NV, method, 25).var(axis=0).sum() for method in ("systematic", "random")
-    }
+    spread = {method: counts(probabilities_NV, method, 25).var(axis=0).sum() for method in ("systematic", "random")}
     assert spread["systematic"] < 0.7 * spread["random"]
 
 

@@ -156,9 +156,7 @@ def test_student_writes_and_the_teacher_judges(tmp_path: Path) -> None:
         on_policy=OnPolicyConfig(share=1.0, prompt_tokens=3, new_tokens=6),
     )
     teacher = tiny_causal(seed=1, layers=3)
-    made = job(
-        tmp_path, config={"epochs": 8, "learning_rate": 1e-2}, loss=build_loss(config, "kd"), teacher=teacher
-    )
+    made = job(tmp_path, config={"epochs": 8, "learning_rate": 1e-2}, loss=build_loss(config, "kd"), teacher=teacher)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     points = fit(made).history.points
     assert np.mean([p.terms["kd"] for p in points[-5:]]) < 0.9 * np.mean([p.terms["kd"] for p in points[:5]])

@@ -110,11 +110,6 @@ class DistillationLoss(nn.Module):
         return {"ce": self.config.alpha, **kd, **{term.name: term.weight for term in self._terms}}
 
     @property
-    def teacher_taps_needed(self) -> bool:
-        """Whether something is captured in a teacher that runs beside the student."""
-        return bool(len(self.features)) and not self.needs_cached_hidden
-
-    @property
     def student_taps(self) -> TapRequest:
         """What must be captured in the student."""
         return _union(term.student_taps for term in self._terms)

@@ -78,9 +78,9 @@ def fused_linear_loss(
     if len(rows_P) < len(labels_N):
         hidden_ND, labels_N = hidden_ND[rows_P], labels_N[rows_P]
         targets = targets and select_positions(targets, rows_P)
-    _check_ids(labels_N, size, "labels")
+    check_ids(labels_N, size, "labels")
     if targets is not None:
-        _check_ids(targets.ids_K, size, "the teacher's records")
+        check_ids(targets.ids_K, size, "the teacher's records")
     settings = _Settings(
         alpha=alpha,
         temperature=temperature,
@@ -131,6 +131,25 @@ class HeadGradients:
 def accumulation_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """Return float64 if a tensor is of that type, else float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def plan_blocks(*, N: int, V: int, chunk_elements: int) -> tuple[int, list[slice]]:
+    """Return how many rows to compute at a time, and in which blocks of the vocabulary: one, if there is room."""
+    rows, tokens = chunk_elements // V, V
+    if rows < min(N, _FEWEST_ROWS):
+        rows = min(N, _ROWS_OF_CUT_BLOCKS, chunk_elements)
+        tokens = chunk_elements // rows
+    return max(rows, 1), [slice(start, min(start + tokens, V)) for start in range(0, V, tokens)]
+
+
+def check_ids(ids_K: torch.Tensor, vocabulary: int, what: str) -> None:
+    """Refuse tokens that the student's head can't say.
+
+    Raises:
+        DataRejected: One is out of range.
+    """
+    if len(ids_K) and not 0 <= int(ids_K.min()) <= int(ids_K.max()) < vocabulary:
+        raise DataRejected(f"{what} name tokens outside of the vocabulary of {vocabulary}; check the tokenizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +207,9 @@ class _Blocks:
 
     def run(self, labels_N: torch.Tensor, targets: SparseTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sums of both terms."""
-        rows, blocks = self._plan(len(labels_N))
+        rows, blocks = plan_blocks(
+            N=len(labels_N), V=self.settings.vocabulary, chunk_elements=self.settings.chunk_elements
+        )
         ce = torch.zeros((), dtype=self.dtype, device=labels_N.device)
         kd = torch.zeros_like(ce)
         for start in range(0, len(labels_N), rows):
@@ -201,15 +222,6 @@ class _Blocks:
                 kd,
             )
         return ce, kd
-
-    def _plan(self, N: int) -> tuple[int, list[slice]]:
-        """Choose how many rows are computed at a time, and in which blocks of tokens."""
-        V, limit = self.settings.vocabulary, self.settings.chunk_elements
-        rows, tokens = limit // V, V
-        if rows < min(N, _FEWEST_ROWS):
-            rows = min(N, _ROWS_OF_CUT_BLOCKS, limit)
-            tokens = limit // rows
-        return max(rows, 1), [slice(start, min(start + tokens, V)) for start in range(0, V, tokens)]
 
     def _rows(
         self, rows: slice, blocks: list[slice], labels_R: torch.Tensor, targets: SparseTargets | None, kd: torch.Tensor
@@ -338,8 +350,3 @@ def _within(
     """Return which entries are in a block of tokens, and where in its R x B logits."""
     here = ((ids_K >= block.start) & (ids_K < block.stop)).nonzero().squeeze(1)
     return here, (rows_K[here], ids_K[here] - block.start)
-
-
-def _check_ids(ids_K: torch.Tensor, vocabulary: int, what: str) -> None:
-    if len(ids_K) and not 0 <= int(ids_K.min()) <= int(ids_K.max()) < vocabulary:
-        raise DataRejected(f"{what} name tokens outside of the vocabulary of {vocabulary}; check the tokenizer")

@@ -8,6 +8,7 @@ from stillhouse.losses.fused import (
     CHUNK_ELEMENTS,
     LossParts,
     accumulation_dtype,
+    check_ids,
     fused_linear_loss,
 )
 from stillhouse.losses.logit import LogitLoss
@@ -23,11 +24,11 @@ class Head:
     vocabulary: int
     """The number of real tokens; rows of the weight after them are padding, and count as -inf."""
 
-    def logits(self, hidden_RD: torch.Tensor, vocabulary: int) -> torch.Tensor:
-        """Return the first ``vocabulary`` logits of R rows, in float32 or float64."""
+    def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
+        """Return the logits of R rows for the real tokens, in float32 or float64."""
         dtype = accumulation_dtype(hidden_RD, self.weight_VD)
-        bias_V = None if self.bias_V is None else self.bias_V[:vocabulary].to(dtype)
-        return torch.nn.functional.linear(hidden_RD.to(dtype), self.weight_VD[:vocabulary].to(dtype), bias_V)
+        bias_V = None if self.bias_V is None else self.bias_V[: self.vocabulary].to(dtype)
+        return functional.linear(hidden_RD.to(dtype), self.weight_VD[: self.vocabulary].to(dtype), bias_V)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,4 +91,81 @@ class HeadLoss:
                 vocabulary=head.vocabulary,
                 chunk_elements=self.chunk_elements,
             )
-        raise NotImplementedError
+        rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
+        if len(rows_P) < len(labels_N):
+            hidden_ND, labels_N, teacher = hidden_ND[rows_P], labels_N[rows_P], _select(teacher, rows_P)
+        vocabulary = head.vocabulary
+        if isinstance(teacher, TeacherStates):
+            vocabulary = min(vocabulary, teacher.head.vocabulary)
+        else:
+            check_ids(teacher.ids_K, vocabulary, "the teacher's records")
+        check_ids(labels_N, vocabulary, "labels")
+        chunks = _Chunks(loss=self, vocabulary=vocabulary, differentiate=torch.is_grad_enabled())
+        total, ce, kd = _ChunkedLoss.apply(hidden_ND, head.weight_VD, head.bias_V, labels_N, teacher, chunks)
+        return LossParts(total=total, ce=ce, kd=kd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunks:
+    loss: HeadLoss
+    vocabulary: int
+    differentiate: bool
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Any `LogitLoss`, row chunk by row chunk; as in the fused one, the gradients are computed on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        labels_N: torch.Tensor,
+        teacher: SparseTargets | TeacherStates,
+        chunks: _Chunks,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logit, tokens = chunks.loss.logit, slice(0, chunks.vocabulary)
+        needed = tuple(chunks.differentiate and need for need in ctx.needs_input_grad[:3])
+        gradients = HeadGradients(hidden_ND, weight_VD, bias_V, needed=needed)
+        head = Head(weight_VD=weight_VD, bias_V=bias_V, vocabulary=chunks.vocabulary)
+        dtype = accumulation_dtype(hidden_ND, weight_VD)
+        ce, kd = (torch.zeros((), dtype=dtype, device=hidden_ND.device) for _ in range(2))
+        R = max(1, chunks.loss.chunk_elements // chunks.vocabulary)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            weight_BD = weight_VD[tokens].to(dtype)
+            for start in range(0, len(labels_N), R):
+                rows = slice(start, min(start + R, len(labels_N)))
+                hidden_RD = hidden_ND[rows].to(dtype)
+                logits_RV = head.logits(hidden_RD)
+                teacher_part = _part(teacher, rows, chunks.vocabulary)
+                with torch.set_grad_enabled(gradients.any):
+                    terms = logit.terms(logits_RV.requires_grad_(gradients.any), labels_N[rows], teacher_part)
+                    total = logit.weights["ce"] * terms["ce"] + logit.weights["kd"] * terms["kd"]
+                if gradients.any:
+                    (gradient_RV,) = torch.autograd.grad(total, logits_RV)
+                    gradients.add(rows, tokens, gradient_RV, hidden_RD, weight_BD)
+                ce += terms["ce"].detach()
+                kd += terms["kd"].detach()
+        gradients.save(ctx, hidden_ND, weight_VD, bias_V)
+        ctx.mark_non_differentiable(ce, kd)
+        return logit.weights["ce"] * ce + logit.weights["kd"] * kd, ce, kd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*HeadGradients.saved(ctx, gradient), None, None, None)
+
+
+def _select(teacher: SparseTargets | TeacherStates, rows_P: torch.Tensor) -> SparseTargets | TeacherStates:
+    if isinstance(teacher, SparseTargets):
+        return select_positions(teacher, rows_P)
+    return TeacherStates(hidden_NE=teacher.hidden_NE[rows_P], head=teacher.head)
+
+
+def _part(teacher: SparseTargets | TeacherStates, rows: slice, vocabulary: int) -> SparseTargets | torch.Tensor:
+    """Return what is known of the teacher's distributions at some of the positions."""
+    if isinstance(teacher, SparseTargets):
+        return slice_positions(teacher, rows.start, rows.stop)
+    head = Head(weight_VD=teacher.head.weight_VD, bias_V=teacher.head.bias_V, vocabulary=vocabulary)
+    return head.logits(teacher.hidden_NE[rows])

@@ -55,19 +55,21 @@ class LogitLoss:
         if teacher is None:
             return terms
         rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
-        logits_PV = logits_NV[rows_P]
+        if len(rows_P) < len(labels_N):
+            logits_NV = logits_NV[rows_P]
+            teacher = select_positions(teacher, rows_P) if isinstance(teacher, SparseTargets) else teacher[rows_P]
         if isinstance(teacher, SparseTargets):
             divergence = sparse_divergence_sum(
-                logits_PV,
-                select_positions(teacher, rows_P),
+                logits_NV,
+                teacher,
                 temperature=self.temperature,
                 divergence=self.divergence,
                 mixture=self.mixture,
             )
         else:
             divergence = divergence_sum(
-                functional.log_softmax(teacher[rows_P] / self.temperature, dim=-1),
-                functional.log_softmax(logits_PV / self.temperature, dim=-1),
+                functional.log_softmax(teacher / self.temperature, dim=-1),
+                functional.log_softmax(logits_NV / self.temperature, dim=-1),
                 divergence=self.divergence,
                 mixture=self.mixture,
             )

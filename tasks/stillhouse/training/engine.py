@@ -53,9 +53,9 @@ class TrainingJob:
     config: TrainingConfig
     loss: DistillationLoss
     cache: TeacherCache | SparseCache | None = None
-    """The teacher's answers; needed where the loss reads them."""
+    """The teacher's answers to the rows."""
     teacher: PreTrainedModel | None = None
-    """Runs beside the student; needed where the loss compares what a cache can't hold."""
+    """Runs beside the student: needed where the loss compares what a cache can't hold, and without a cache."""
     workspace: Path
     """Checkpoints live in ``checkpoints`` below it. The same job with the same workspace goes on where it was."""
     on_progress: Callable[[Progress], None] | None = None
@@ -155,9 +155,8 @@ def fit(job: TrainingJob) -> TrainingOutcome:
 def _check_signals(job: TrainingJob) -> None:
     loss = job.loss
     on_policy = loss.config.on_policy
-    whole = on_policy is not None and on_policy.share == 1
-    if loss.needs_cache and job.cache is None and not whole:
-        raise StageBug("the loss needs the teacher's answers and the job has no teacher cache")
+    if loss.needs_cache and job.cache is None and job.teacher is None:
+        raise StageBug("the loss needs the teacher's answers and the job has neither cache nor teacher")
     if loss.needs_teacher_beside and job.teacher is None:
         raise StageBug("the loss needs the teacher beside the student and the job has none")
     if on_policy and job.config.sharding == "shard":

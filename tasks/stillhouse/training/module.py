@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,17 +33,27 @@ class DistillationModel(nn.Module):
         loss: Its learned projectors are trained too.
         precision: Of the forward and backward passes of the student. The loss itself is in float32.
         vocabulary: Real token ids of student and teacher: rows of a head beyond them are padding.
+        last_states: Compare what the body hands to the head, which a teacher's cache holds, instead of what is
+            captured in the layers.
     """
 
     def __init__(
-        self, student: PreTrainedModel, loss: DistillationLoss, *, precision: torch.dtype, vocabulary: int
+        self,
+        student: PreTrainedModel,
+        loss: DistillationLoss,
+        *,
+        precision: torch.dtype,
+        vocabulary: int,
+        last_states: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
         self.loss = loss
         self._precision = precision
         self._vocabulary = vocabulary
-        self._observer = _observer(student, loss)
+        self._observer: Tap | _LastStates | None = None
+        if len(loss.features):
+            self._observer = _LastStates(student) if last_states else Tap(student, loss.student_taps)
 
     def forward(
         self, batch: MicroBatch, count: Count, weights: Mapping[str, float], separate: bool = False
@@ -97,27 +108,26 @@ class LiveTeacher:
         self._model.to(device)
 
     @torch.no_grad()
-    def insides(self, batch: MicroBatch) -> Captured:
-        """Return what happens inside the teacher on a micro-batch."""
-        self._run(batch)
-        return self._tap.take() if self._tap else Captured()
+    def judge(self, batch: MicroBatch, *, answers: bool) -> MicroBatch:
+        """Run the teacher on a micro-batch and return the batch with what it says.
 
-    @torch.no_grad()
-    def states(self, batch: MicroBatch) -> TeacherStates:
-        """Return what the teacher's head is given at the positions that carry loss, and the head."""
-        states_BTD = self._run(batch)
-        return TeacherStates(
-            hidden_NE=states_BTD.flatten(0, 1)[batch.positions_N],
-            head=head_of(self._model, self._vocabulary, dtype=states_BTD.dtype),
-        )
-
-    def _run(self, batch: MicroBatch) -> torch.Tensor:
+        Args:
+            batch: On the teacher's device.
+            answers: Also take its distributions; else only what is captured in it.
+        """
         if batch.positions_N is None:
-            logits_BC: torch.Tensor = self._model(**batch.inputs).logits
-            return logits_BC
-        with HeadTap(self._model) as tap:
-            self._model(**batch.inputs, **_no_cache(self._model))
-            return tap.take()
+            logits_MC = self._model(**batch.inputs).logits
+            judged = replace(batch, teacher_logits_MC=logits_MC) if answers else batch
+        else:
+            with HeadTap(self._model) as tap:
+                self._model(**batch.inputs, **_no_cache(self._model))
+                states_BTD = tap.take()
+            states = TeacherStates(
+                hidden_NE=states_BTD.flatten(0, 1)[batch.positions_N],
+                head=head_of(self._model, self._vocabulary, dtype=states_BTD.dtype),
+            )
+            judged = replace(batch, teacher=states) if answers else batch
+        return replace(judged, teacher_insides=self._tap.take()) if self._tap else judged
 
 
 def head_of(model: PreTrainedModel, vocabulary: int, *, dtype: torch.dtype) -> Head:
@@ -146,12 +156,6 @@ class _LastStates:
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._states[self._layer] = output[0]
-
-
-def _observer(student: PreTrainedModel, loss: DistillationLoss) -> Tap | _LastStates | None:
-    if not len(loss.features):
-        return None
-    return _LastStates(student) if loss.needs_cached_hidden else Tap(student, loss.student_taps)
 
 
 def _autocast(precision: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -105,32 +105,31 @@ class DistillationTrainer(Trainer):
     def _batches(self, step: Step) -> tuple[list[MicroBatch], Count]:
         if self._writer and self._writer.writes_in(step.number):
             return self._written(step)
-        batches = []
-        for plain in self._loader.micro_batches(step):
-            batch = replace(plain, idle=step.idle).to(self.args.device)
-            if self._teacher and self._module.loss.teacher_taps_needed:
-                batch = replace(batch, teacher_insides=self._teacher.insides(batch))
-            batches.append(batch)
+        batches = [self._judged(batch, step) for batch in self._loader.micro_batches(step)]
         return batches, step.count
 
     def _written(self, step: Step) -> tuple[list[MicroBatch], Count]:
         """Return a step whose texts the student writes and the live teacher judges."""
-        samples, teacher, writer = self._loader.samples, self._teacher, self._writer
+        samples, writer = self._loader.samples, self._writer
         assert isinstance(samples, LanguageSamples)
-        assert teacher is not None
         assert writer is not None
         batches = []
         for sequences in step.sequences:
             written = writer.write([samples.documents[index] for row in sequences for index in row])
-            plain = language_batch([[document] for document in written], samples.pad_token_id, causal=True)
-            batch = replace(plain, idle=step.idle).to(self.args.device)
-            states = teacher.states(batch)
-            if self._module.loss.teacher_taps_needed:
-                batch = replace(batch, teacher_insides=teacher.insides(batch))
-            batches.append(replace(batch, teacher=states))
+            batch = language_batch([[document] for document in written], samples.pad_token_id, causal=True)
+            batches.append(self._judged(batch, step))
         own = 0 if step.idle else sum(len(batch.labels) for batch in batches)
         counted = parallel.total(torch.tensor([own], dtype=torch.int64, device=self.args.device))
         return batches, Count(targets=int(counted), documents=step.count.documents)
+
+    def _judged(self, plain: MicroBatch, step: Step) -> MicroBatch:
+        """Move a micro-batch to the device, and ask a live teacher for what no cache has said about it."""
+        batch = replace(plain, idle=step.idle).to(self.args.device)
+        loss = self._module.loss
+        unanswered = loss.needs_logits and batch.teacher is None and batch.teacher_logits_MC is None
+        if self._teacher and (unanswered or loss.teacher_taps_needed):
+            return self._teacher.judge(batch, answers=unanswered)
+        return batch
 
     def _measure(self, batch: MicroBatch) -> None:
         """Measure the gradient of each term on one micro-batch, without touching the training."""
