@@ -1,18 +1,24 @@
 """The logit loss of a language model: from what its head is given, never from the logits of a whole batch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from stillhouse.losses.fused import (
     CHUNK_ELEMENTS,
+    HeadGradients,
     LossParts,
     accumulation_dtype,
     check_ids,
     fused_linear_loss,
 )
 from stillhouse.losses.logit import LogitLoss
+from stillhouse.losses.sparse import select_positions, slice_positions
 from stillhouse.losses.targets import SparseTargets
+from stillhouse.models.documents import IGNORED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from stillhouse.contract import (
     canonical_json,
 )
 from stillhouse.losses import Balancer, DistillationLoss
-from stillhouse.models import check_head, check_max_tokens, documents_of, model_shape
+from stillhouse.models import TapRequest, check_head, check_max_tokens, documents_of
 from stillhouse.recipe import Task, TrainingConfig
 from stillhouse.teacher import SparseCache, TeacherCache
 from stillhouse.training import parallel
@@ -113,7 +113,11 @@ def fit(job: TrainingJob) -> TrainingOutcome:
     guard = LossGuard(config.explosion_factor)
     balancer = Balancer(reference="ce") if job.loss.config.balance == "gradient-norm" else None
     module = DistillationModel(
-        job.model, job.loss, precision=_precision(config, arguments.device), vocabulary=_vocabulary(job)
+        job.model,
+        job.loss,
+        precision=_precision(config, arguments.device),
+        vocabulary=_vocabulary(job),
+        last_states=_reads_hidden(job),
     )
     folder = CheckpointFolder(job.workspace / "checkpoints", fingerprint=_fingerprint(job, samples, loader, module))
     checkpoint = folder.newest()
@@ -135,7 +139,7 @@ def fit(job: TrainingJob) -> TrainingOutcome:
         recorder=recorder,
         guard=guard,
         balancer=balancer,
-        teacher=LiveTeacher(job.teacher, job.loss.teacher_taps, vocabulary=_vocabulary(job)) if job.teacher else None,
+        teacher=_live_teacher(job),
         writer=_writer(job),
         shard=shard,
         callbacks=[report, resume],
@@ -173,9 +177,7 @@ def _samples(job: TrainingJob) -> Samples:
     if len(job.rows) == 0:
         raise DataRejected("the training set has no rows; check the data section of the recipe")
     config, cache = job.config, job.cache if job.loss.needs_cache else None
-    last = model_shape(job.teacher or job.model).layers if job.loss.needs_cached_hidden else None
-    if last is not None:
-        last = max(job.loss.teacher_taps.hidden)
+    last = max(job.loss.teacher_taps.hidden) if _reads_hidden(job) else None
     if job.task == "text-classification":
         assert cache is None or isinstance(cache, TeacherCache)
         labels = job.model.config.num_labels
@@ -196,6 +198,18 @@ def _samples(job: TrainingJob) -> Samples:
         cache=cache,
         with_hidden=last,
     )
+
+
+def _reads_hidden(job: TrainingJob) -> bool:
+    """Whether the teacher's hidden states come from its cache."""
+    return job.loss.needs_cached_hidden and job.cache is not None
+
+
+def _live_teacher(job: TrainingJob) -> LiveTeacher | None:
+    if job.teacher is None:
+        return None
+    taps = TapRequest() if _reads_hidden(job) else job.loss.teacher_taps
+    return LiveTeacher(job.teacher, taps, vocabulary=_vocabulary(job))
 
 
 def _writer(job: TrainingJob) -> Writer | None:

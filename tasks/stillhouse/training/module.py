@@ -103,6 +103,11 @@ class LiveTeacher:
         self._vocabulary = vocabulary
         self._tap = Tap(model, taps) if taps != TapRequest() else None
 
+    @property
+    def is_tapped(self) -> bool:
+        """Whether something is captured in the teacher."""
+        return self._tap is not None
+
     def to(self, device: torch.device) -> None:
         """Move the teacher."""
         self._model.to(device)

@@ -1,5 +1,6 @@
 """transformers' Trainer with our loss, our batches and nothing in its way."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -127,7 +128,7 @@ class DistillationTrainer(Trainer):
         batch = replace(plain, idle=step.idle).to(self.args.device)
         loss = self._module.loss
         unanswered = loss.needs_logits and batch.teacher is None and batch.teacher_logits_MC is None
-        if self._teacher and (unanswered or loss.teacher_taps_needed):
+        if self._teacher and (unanswered or self._teacher.is_tapped):
             return self._teacher.judge(batch, answers=unanswered)
         return batch
 
@@ -138,11 +139,10 @@ class DistillationTrainer(Trainer):
         with torch.random.fork_rng(devices=devices):
             value = self._module(batch, own, self._module.loss.weights, separate=True)
         found = gradient_norms(value.terms, self._module.parameters())
-        mean = (
-            parallel.total(torch.tensor(list(found.values()), dtype=torch.float64, device=self.args.device))
-            / parallel.num_processes()
-        )
-        norms = dict(zip(found, mean.tolist(), strict=True))
+        sums = parallel.total(torch.tensor(list(found.values()), device=self.args.device))
+        norms = dict(zip(found, (sums / parallel.num_processes()).tolist(), strict=True))
+        if not all(map(math.isfinite, norms.values())):
+            return  # the guard is about to say so, with the term's name
         self._recorder.add_gradient_norms(norms)
         if self._balancer:
             self._balancer.update(norms)
