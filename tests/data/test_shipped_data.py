@@ -23,7 +23,6 @@ RECIPES = Path(__file__).parents[2] / "dags" / "recipes"
         ),
         ("questions", {"train": 3764, "validation": 808, "test": 808}),
         ("questions-fine", {"train": 3774, "validation": 803, "test": 803}),
-        ("smollm", {"train": 1680, "validation": 240, "test": 480, "ood-reviews": 300}),
     ],
 )
 def test_a_shipped_recipe_accepts_its_data(name: str, rows: dict[str, int]) -> None:

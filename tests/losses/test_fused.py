@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse.contract import DataRejected
 from stillhouse.losses import LogitLoss, LossParts, SparseTargets, fused_linear_loss
+from stillhouse.losses.fused import plan_blocks
 
 
 def random_targets(N: int, V: int, *, seed: int, mass: float = 1.0) -> SparseTargets:
@@ -54,10 +55,10 @@ def dense(
     return LossParts(total=total, ce=terms["ce"].detach(), kd=terms["kd"].detach() if "kd" in terms else None)
 
 
-def outcome(function: Callable[..., LossParts], inputs: list[torch.Tensor], **settings: object) -> list[torch.Tensor]:
+def outcome(function: Callable[[list[torch.Tensor]], LossParts], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return values and gradients."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-    parts = function(leaves, **settings)
+    parts = function(leaves)
     gradients = torch.autograd.grad(1.7 * parts.total, leaves)
     return [parts.total.detach(), parts.ce, *([] if parts.kd is None else [parts.kd]), *gradients]
 
@@ -103,8 +104,6 @@ def test_fused_is_the_dense_reference(data: st.DataObject) -> None:
 )
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_many_rows_in_each_way_of_cutting(chunk: int, rows: int, blocks: list[int], temperature: float) -> None:
-    from stillhouse.losses.fused import plan_blocks
-
     found_rows, found_blocks = plan_blocks(N=300, V=7, chunk_elements=chunk)
     assert (found_rows, [block.stop - block.start for block in found_blocks]) == (rows, blocks)
     hidden_ND, weight_VD, bias_V, labels_N = random_inputs(300, 7, 3, seed=1)
@@ -196,7 +195,7 @@ def test_nothing_to_learn_is_zero() -> None:
     targets = random_targets(3, 5, seed=5)
     leaves = [hidden_ND.requires_grad_(), weight_VD.requires_grad_()]
     parts = fused_linear_loss(*leaves, None, labels_N, targets, alpha=0.5, temperature=2.0)
-    assert float(parts.total) == 0
+    assert parts.total.item() == 0
     assert all(not gradient.any() for gradient in torch.autograd.grad(parts.total, leaves))
 
 

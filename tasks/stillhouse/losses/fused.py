@@ -118,14 +118,15 @@ class HeadGradients:
             self.bias_V[tokens] += gradient_RB.sum(0)
 
     def save(self, ctx: Any, *inputs: torch.Tensor | None) -> None:
-        """Keep the gradients, in the types of the inputs, for `saved`."""
-        pairs = zip((self.hidden_ND, self.weight_VD, self.bias_V), inputs, strict=True)
-        ctx.save_for_backward(*(None if kept is None or like is None else kept.to(like.dtype) for kept, like in pairs))
+        """Keep the gradients for `saved`, as they are: a sum over many rows may not fit into float16."""
+        ctx.dtypes = [None if like is None else like.dtype for like in inputs]
+        ctx.save_for_backward(self.hidden_ND, self.weight_VD, self.bias_V)
 
     @staticmethod
     def saved(ctx: Any, gradient: torch.Tensor) -> list[torch.Tensor | None]:
-        """Return the gradients times that of the sum. They stay as they are: a graph may be used twice."""
-        return [None if kept is None else kept * gradient.to(kept.dtype) for kept in ctx.saved_tensors]
+        """Return the gradients times that of the sum, in new tensors of the inputs' types: a graph may be used twice."""
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return [None if kept is None else (kept * gradient).to(dtype) for kept, dtype in pairs]
 
 
 def accumulation_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -175,8 +176,8 @@ class _FusedLinearLoss(torch.autograd.Function):
         needed = tuple(settings.differentiate and need for need in ctx.needs_input_grad[:3])
         gradients = HeadGradients(hidden_ND, weight_VD, bias_V, needed=needed)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            block = _Blocks(hidden_ND, weight_VD, bias_V, settings, gradients)
-            ce, kd = block.run(labels_N, targets)
+            blocks = _Blocks(hidden_ND, weight_VD, bias_V, settings, gradients)
+            ce, kd = blocks.run(labels_N, targets)
         gradients.save(ctx, hidden_ND, weight_VD, bias_V)
         ctx.mark_non_differentiable(ce, kd)
         return settings.alpha * ce + (1 - settings.alpha) * kd, ce, kd
