@@ -26,14 +26,18 @@ def run(context: StageContext) -> StageOutcome:
     folder = context.input("start")
     student, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     rows = load_frozen(context.input("train"))
+    teacher = load_model(context.input("teacher"), task=recipe.task, labels=recipe.data.labels) if arm == "kd" else None
+    shapes = {"student": model_shape(student), "teacher": model_shape(teacher)} if teacher else {}
     trained = fit(
         TrainingJob(
             model=student,
             tokenizer=tokenizer,
             rows=rows,
+            task=recipe.task,
             config=recipe.training,
-            loss=build_loss(recipe.distillation, arm=arm),
-            teacher=_teacher_cache(context, rows, tokenizer) if arm == "kd" else None,
+            loss=build_loss(recipe.distillation, arm, **shapes),
+            cache=_teacher_cache(context, rows, tokenizer, teacher) if teacher else None,
+            teacher=teacher if recipe.distillation.needs_teacher_beside else None,
             workspace=context.workspace,
             on_progress=context.report_progress,
             on_point=context.report_point,
