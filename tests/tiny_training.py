@@ -24,7 +24,7 @@ from stillhouse.models import (
     tokenizer_sha256,
 )
 from stillhouse.recipe import DistillationConfig, HiddenTerm, StudentConfig, TrainingConfig
-from stillhouse.student import student_from_teacher
+from stillhouse.student import initialise
 from stillhouse.teacher import CacheIdentity, TeacherCache, write_cache
 from stillhouse.training import TrainingJob, fit
 
@@ -91,7 +91,7 @@ def tiny_job(
         teacher.classifier.weight *= 100  # a teacher of random weights says almost the same about every text
     identity = write_tiny_cache(folder / "cache", teacher, tokenizer, rows)
     config = {"epochs": 2.5, "batch_size": 16, "learning_rate": 1e-3, "max_tokens": MAX_TOKENS, "checkpoint_seconds": 0}
-    student = student_from_teacher(teacher, StudentConfig(layers=2))
+    student = initialise(StudentConfig(layers=2), teacher=teacher).model
     return TrainingJob(
         model=student,
         tokenizer=tokenizer,

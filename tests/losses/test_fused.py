@@ -117,17 +117,19 @@ def test_gradcheck_in_float64(chunk: int, alpha: float, temperature: float) -> N
     hidden_ND, weight_VD, bias_V, labels_N = random_inputs(4, 6, 3, seed=2, vocabulary=5)
     targets = random_targets(4, 5, seed=2, mass=0.9)
     assert torch.autograd.gradcheck(
-        lambda hidden, weight, bias: fused_linear_loss(
-            hidden,
-            weight,
-            bias,
-            labels_N,
-            targets,
-            alpha=alpha,
-            temperature=temperature,
-            vocabulary=5,
-            chunk_elements=chunk,
-        ).total,
+        lambda hidden, weight, bias: (
+            fused_linear_loss(
+                hidden,
+                weight,
+                bias,
+                labels_N,
+                targets,
+                alpha=alpha,
+                temperature=temperature,
+                vocabulary=5,
+                chunk_elements=chunk,
+            ).total
+        ),
         tuple(tensor.requires_grad_() for tensor in (hidden_ND, weight_VD, bias_V)),
     )
 
@@ -242,9 +244,7 @@ def test_no_tensor_of_rows_times_vocabulary_exists(chunk: int) -> None:
     targets = random_targets(N, V, seed=8)
     leaves = [tensor.requires_grad_() for tensor in (hidden_ND, weight_VD, bias_V)]
     with LargestTensor() as seen:
-        fused_linear_loss(
-            *leaves, labels_N, targets, alpha=0.5, temperature=2.0, chunk_elements=chunk
-        ).total.backward()
+        fused_linear_loss(*leaves, labels_N, targets, alpha=0.5, temperature=2.0, chunk_elements=chunk).total.backward()
     assert 0 < seen.elements <= max(chunk, N * D, len(targets.ids_K)) < N * V
     with LargestTensor() as seen:
         dense(*leaves, labels_N, targets, alpha=0.5, temperature=2.0).total.backward()

@@ -110,9 +110,7 @@ def test_a_token_that_only_the_teacher_rules_out_leaves_a_finite_gradient(diverg
 def test_the_impossible_costs_infinitely_much(divergence: Divergence, student_rules_out: bool) -> None:
     logits_NV, teacher_NV, _ = random_logits(1, 4, seed=5)
     (logits_NV if student_rules_out else teacher_NV)[0, 1] = -torch.inf
-    value = divergence_sum(
-        teacher_NV.log_softmax(-1), logits_NV.log_softmax(-1), divergence=divergence, mixture=0.5
-    )
+    value = divergence_sum(teacher_NV.log_softmax(-1), logits_NV.log_softmax(-1), divergence=divergence, mixture=0.5)
     assert value == torch.inf
 
 

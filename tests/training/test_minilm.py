@@ -11,7 +11,7 @@ from stillhouse.losses import build_loss
 from stillhouse.models import load_model, load_tokenizer, model_shape, predict
 from stillhouse.recipe import DistillationConfig, HiddenTerm, StudentConfig, TrainingConfig, WheelSource
 from stillhouse.store import fetch_source
-from stillhouse.student import student_from_teacher
+from stillhouse.student import initialise
 from stillhouse.teacher import TeacherCache, check_canary
 from stillhouse.training import TrainingJob, fit
 
@@ -40,7 +40,7 @@ def test_a_real_model_is_fine_tuned_scored_and_distilled(tmp_path: Path) -> None
     identity = write_tiny_cache(tmp_path / "cache", teacher, tokenizer, rows)
     cache = TeacherCache.open([tmp_path / "cache"], identity)
     assert check_canary(cache, teacher, tokenizer, rows, seed=1) < 1e-4
-    student = student_from_teacher(teacher, StudentConfig(layers=3))
+    student = initialise(StudentConfig(layers=3), teacher=teacher).model
     before = student.num_parameters()
     assert before == teacher.num_parameters() - 3 * sum(p.numel() for p in teacher.bert.encoder.layer[0].parameters())
     distillation = dataclasses.replace(

@@ -205,6 +205,7 @@ class _Blocks:
         self.bias_V = None if bias_V is None else bias_V[: settings.vocabulary].to(self.dtype)
         self.settings = settings
         self.gradients = gradients
+        self.hard, self.soft = _Scratch(), _Scratch()
 
     def run(self, labels_N: torch.Tensor, targets: SparseTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sums of both terms."""
@@ -230,7 +231,7 @@ class _Blocks:
         """Return the cross-entropy of R rows, add their divergence to ``kd``, and their gradients to the sums."""
         hidden_RD = self.hidden_ND[rows].to(self.dtype)
         picks = _Picks(labels_R, targets, self.dtype)
-        softmax = _Softmax(picks, self.settings.temperature)
+        softmax = _Softmax(picks, self.settings.temperature, self.soft)
         for block in blocks:
             weight_BD = self.weight_VD[block].to(self.dtype)
             hard_RB, soft_RB = softmax.add(block, self._logits(hidden_RD, weight_BD, block))
@@ -247,9 +248,23 @@ class _Blocks:
         return ce
 
     def _logits(self, hidden_RD: torch.Tensor, weight_BD: torch.Tensor, block: slice) -> torch.Tensor:
+        out_RB = self.hard.like(hidden_RD, len(hidden_RD), len(weight_BD))
         if self.bias_V is None:
-            return hidden_RD @ weight_BD.T
-        return torch.addmm(self.bias_V[block], hidden_RD, weight_BD.T)
+            return torch.mm(hidden_RD, weight_BD.T, out=out_RB)
+        return torch.addmm(self.bias_V[block], hidden_RD, weight_BD.T, out=out_RB)
+
+
+class _Scratch:
+    """Memory that one block after another is written to: fresh memory costs as much as arithmetic on it."""
+
+    def __init__(self) -> None:
+        self.flat = torch.empty(0)
+
+    def like(self, tensor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Return a matrix of any content, of a tensor's type; the one before is no longer valid."""
+        if len(self.flat) < rows * columns:
+            self.flat = tensor.new_empty(rows * columns)
+        return self.flat[: rows * columns].view(rows, columns)
 
 
 class _Picks:
@@ -287,8 +302,9 @@ class _Picks:
 class _Softmax:
     """Online softmax of R rows at temperatures 1 and T; T is of no concern where there are no targets."""
 
-    def __init__(self, picks: _Picks, temperature: float) -> None:
+    def __init__(self, picks: _Picks, temperature: float, scratch: _Scratch) -> None:
         self.picks = picks
+        self.scratch = scratch
         self.temperature = 1.0 if picks.targets is None else temperature
         self.maximum_R1 = torch.full_like(picks.label_logits_R, -torch.inf).unsqueeze(1)
         self.hard_sum_R1 = torch.zeros_like(self.maximum_R1)
@@ -315,7 +331,8 @@ class _Softmax:
         if self.temperature == 1:
             hard_RB = logits_RB.exp_()
             return hard_RB, hard_RB
-        soft_RB = (logits_RB / self.temperature).exp_()
+        out_RB = self.scratch.like(logits_RB, *logits_RB.shape)
+        soft_RB = torch.mul(logits_RB, 1 / self.temperature, out=out_RB).exp_()
         return logits_RB.exp_(), soft_RB
 
     def losses(self) -> tuple[torch.Tensor, torch.Tensor]:

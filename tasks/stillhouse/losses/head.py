@@ -56,7 +56,7 @@ class HeadLoss:
 
     logit: LogitLoss
     chunk_elements: int = CHUNK_ELEMENTS
-    """Bound of the logits that exist at a time."""
+    """Bound of one tensor of logits. The fused loss has at most two at a time, the others about ten."""
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ Outputs: ``model`` (safetensors, tokenizer, config).
 
 from stillhouse.models import configure_torch, load_model, load_tokenizer, save_model
 from stillhouse.stages.context import StageContext, StageOutcome
-from stillhouse.student import layer_map, student_from_teacher
+from stillhouse.student import initialise
 
 
 def run(context: StageContext) -> StageOutcome:

@@ -1,5 +1,17 @@
 """How a student starts."""
 
-from stillhouse.student.initialise import layer_map, student_from_teacher
+from stillhouse.student.influence import block_influence
+from stillhouse.student.initialise import Start, check_same_tokenizer, initialise, keep_layers
+from stillhouse.student.layers import layer_map
+from stillhouse.student.lora import add_lora, merge_lora
 
-__all__ = ["layer_map", "student_from_teacher"]
+__all__ = [
+    "Start",
+    "add_lora",
+    "block_influence",
+    "check_same_tokenizer",
+    "initialise",
+    "keep_layers",
+    "layer_map",
+    "merge_lora",
+]

@@ -1,63 +1,88 @@
-"""A student made of some of the teacher's layers."""
+"""The student before it learns."""
 
 import copy
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError
+from stillhouse.models import layers_prefix, model_shape, tokenizer_sha256
 from stillhouse.recipe import StudentConfig
+from stillhouse.student.influence import block_influence
+from stillhouse.student.layers import layer_map
 
 logger = logging.getLogger(__name__)
 
 
-def layer_map(num_teacher_layers: int, config: StudentConfig) -> tuple[int, ...]:
-    """Return the teacher layer, from 0, under each student layer.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a student starts."""
 
-    ``alternate`` is ``round(linspace(0, n - 1, k))``: from 12 to 6 layers the 0 2 4 7 9 11 of DistilBERT (Sanh et al.
-    2019).
+    model: PreTrainedModel
+    """In evaluation mode."""
+    layers: tuple[int, ...] | None
+    """Layers of the model that it comes from, from 0; None for random weights."""
+    summary: str
+    """One line for people."""
+
+
+def initialise(
+    config: StudentConfig,
+    *,
+    teacher: PreTrainedModel,
+    source: PreTrainedModel | None = None,
+    sample: Sequence[Sequence[int]] = (),
+) -> Start:
+    """Build the student: layers of the teacher or of a checkpoint of its own, or random weights.
+
+    The caller's random state is left as it was.
+
+    Args:
+        config: Of the recipe.
+        teacher: The default to take layers from, and the model whose architecture is changed.
+        source: The checkpoint that ``config.source`` names, loaded for the same task.
+        sample: Token ids of documents, to measure block influence on.
 
     Raises:
-        ConfigurationError: The student has more layers than the teacher, or names one that the teacher lacks.
+        ConfigurationError: The layers don't fit or can't be found, or the architecture is refused.
     """
-    if config.layers > num_teacher_layers:
-        raise ConfigurationError(
-            f"the student has more layers than the teacher ({config.layers} and {num_teacher_layers}); "
-            "lower student.layers"
-        )
-    if isinstance(config.layer_map, tuple):
-        if config.layer_map[-1] >= num_teacher_layers:
-            raise ConfigurationError(
-                f"student.layer_map names layer {config.layer_map[-1]} and the teacher ends at {num_teacher_layers - 1}"
-            )
-        return config.layer_map
-    return tuple(int(index) for index in np.round(np.linspace(0, num_teacher_layers - 1, config.layers)))
+    if config.architecture is not None:
+        student = _random(teacher, config)
+        return Start(model=student, layers=None, summary=f"{_size(student, teacher)} with random weights")
+    origin, name = (teacher, "teacher") if source is None else (source, "checkpoint")
+    num_layers = model_shape(origin).layers
+    needs_influence = config.layer_map == "block-influence" or (config.layer_map is None and _is_decoder(origin))
+    shrinks = config.layers is not None and config.layers < num_layers
+    influences = block_influence(origin, sample) if needs_influence and shrinks else None
+    plain = config if shrinks or not needs_influence else config.model_copy(update={"layer_map": None})
+    layers = layer_map(num_layers, plain, influences)
+    student = keep_layers(origin, layers)
+    told = ", ".join(map(str, layers))
+    return Start(model=student, layers=layers, summary=f"{_size(student, teacher)} from {name} layers {told}")
 
 
-def student_from_teacher(teacher: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
-    """Build a student with copies of the chosen layers, and of everything outside the layers: embeddings, head.
+def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Return a model with copies of the chosen layers, and of everything outside the layers: embeddings, head.
 
-    Works for any model whose layers are one list of modules as long as its ``num_hidden_layers``. The caller's random
-    state is left as it was.
+    Works for any model whose layers are one list of modules as long as its ``num_hidden_layers``.
 
     Raises:
-        ConfigurationError: The layers don't fit the teacher, or can't be found in it.
+        ConfigurationError: The layers can't be found.
     """
-    num_layers = teacher.config.num_hidden_layers
-    chosen = layer_map(num_layers, config)
-    prefix = _layers_prefix(teacher, num_layers)
-    student_config = copy.deepcopy(teacher.config)
-    student_config.num_hidden_layers = len(chosen)
-    if isinstance(getattr(student_config, "layer_types", None), list):
-        student_config.layer_types = [teacher.config.layer_types[index] for index in chosen]
+    prefix = layers_prefix(model)
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = len(layers)
+    if isinstance(getattr(config, "layer_types", None), list):
+        config.layer_types = [model.config.layer_types[index] for index in layers]
     with torch.random.fork_rng(devices=[]):
-        student = type(teacher)(student_config)
-    new_index = {old: new for new, old in enumerate(chosen)}
+        student = type(model)(config)
+    new_index = {old: new for new, old in enumerate(layers)}
     weights = {}
-    for name, tensor in teacher.state_dict().items():
+    for name, tensor in model.state_dict().items():
         if not name.startswith(prefix):
             weights[name] = tensor
             continue
@@ -65,19 +90,52 @@ def student_from_teacher(teacher: PreTrainedModel, config: StudentConfig) -> Pre
         if int(index) in new_index:
             weights[f"{prefix}{new_index[int(index)]}.{rest}"] = tensor
     student.load_state_dict(weights)
-    logger.info("student with %d of %d layers: %s", len(chosen), num_layers, chosen)
-    return student.eval()
+    student.tie_weights()
+    return student.to(model.dtype).eval()
 
 
-def _layers_prefix(model: PreTrainedModel, num_layers: int) -> str:
-    found: list[str] = []
-    for name, module in model.named_modules():
-        nested = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers and not nested:
-            found.append(name)
-    if len(found) != 1:
-        raise ConfigurationError(
-            f"a {type(model).__name__} has {len(found)} lists of {num_layers} layers, so its layers can't be told; "
-            "use a teacher with one"
-        )
-    return f"{found[0]}."
+def check_same_tokenizer(student: Tokenizer, teacher: Tokenizer) -> None:
+    """Refuse a student that reads other tokens than its teacher.
+
+    Raises:
+        ConfigurationError: Their tokenizers differ; the message says in what.
+    """
+    if tokenizer_sha256(student) == tokenizer_sha256(teacher):
+        return
+    if len(student) != len(teacher):
+        what = f"{len(student)} and {len(teacher)} tokens"
+    elif student.get_vocab() != teacher.get_vocab():
+        what = "other tokens"
+    else:
+        what = "other rules or special tokens"
+    raise ConfigurationError(
+        f"student and teacher have different tokenizers ({what}); start from a checkpoint with the teacher's"
+    )
+
+
+def _random(teacher: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
+    changed = copy.deepcopy(teacher.config)
+    for name, value in (config.architecture or {}).items():
+        if not hasattr(changed, name):
+            raise ConfigurationError(f"student.architecture: a {type(teacher).__name__} has no '{name}'; correct it")
+        setattr(changed, name, value)
+    if isinstance(getattr(changed, "layer_types", None), list):
+        changed.layer_types = changed.layer_types[: changed.num_hidden_layers]
+    if changed.get_text_config().vocab_size != teacher.config.get_text_config().vocab_size:
+        raise ConfigurationError("student.architecture changes vocab_size, which the teacher's tokenizer decides")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            return type(teacher)(changed).eval()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigurationError(f"student.architecture is refused ({reason}); correct it") from error
+
+
+def _is_decoder(model: PreTrainedModel) -> bool:
+    return any(name.endswith("ForCausalLM") for name in model.config.architectures or [type(model).__name__])
+
+
+def _size(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    own, its = (sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher))
+    return f"{own / 1e6:.1f}M parameters, {own / its:.0%} of the teacher,"
