@@ -62,8 +62,8 @@ def write_cache(
     if identity.hidden != (predictions.hidden is not None):
         raise StageBug("the cache's identity and the predictions disagree about hidden states")
     arrays: dict[str, npt.NDArray[Any]] = {
-        "documents_N16": _keys([_document_key(id_) for id_ in ids]),
-        "tokens_N16": _keys([_tokens_key(row) for row in token_ids]),
+        "documents_N16": join_keys([document_key(id_) for id_ in ids]),
+        "tokens_N16": join_keys([_tokens_key(row) for row in token_ids]),
         "logits_NC": predictions.logits_NC,
     }
     if predictions.hidden is not None:
@@ -124,24 +124,9 @@ class TeacherCache:
             DataRejected: A shard is missing, there twice, truncated, changed, or belongs to something else. The
                 message names it.
         """
-        shards: dict[int, tuple[str, Any]] = {}
-        num_shards = 0
-        for folder in folders:
-            manifest = _read_manifest(folder)
-            _check_identity(folder, manifest.identity, expected)
-            if shards and manifest.num_shards != num_shards:
-                raise DataRejected(f"cache shard {folder} is one of {manifest.num_shards} and others of {num_shards}")
-            if manifest.shard in shards:
-                raise DataRejected(
-                    f"cache shard {folder} is number {manifest.shard} a second time; give each shard once"
-                )
-            num_shards = manifest.num_shards
-            shards[manifest.shard] = (str(folder), _open_targets(folder, manifest))
-        missing = [str(shard) for shard in range(num_shards) if shard not in shards]
-        if missing or not shards:
-            raise DataRejected(f"cache shard {', '.join(missing) or '0'} of {num_shards} is missing; score it")
-        logger.info("teacher cache with %d shards opened", num_shards)
-        return cls(expected, [shards[shard] for shard in range(num_shards)])
+        found = open_shards(folders, expected)
+        logger.info("teacher cache with %d shards opened", len(found))
+        return cls(expected, [(str(folder), _open_targets(folder, manifest)) for folder, manifest in found])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -152,7 +137,7 @@ class TeacherCache:
         Raises:
             DataRejected: The teacher never saw the document, or saw it as other tokens.
         """
-        row = self._rows.get(_document_key(document_id))
+        row = self._rows.get(document_key(document_id))
         if row is None:
             raise DataRejected(f"row {document_id} is not in the teacher's cache; score the training set anew")
         if row.tokens != _tokens_key(token_ids):
@@ -178,16 +163,47 @@ class TeacherCache:
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
 
-def _document_key(document_id: str) -> bytes:
+def document_key(document_id: str) -> bytes:
+    """Return by what a document is found."""
     return hashlib.sha256(document_id.encode()).digest()[:KEY_BYTES]
+
+
+def join_keys(keys: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Return M keys as an array (M, 16)."""
+    return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+def open_shards(folders: Sequence[Path], expected: CacheIdentity) -> list[tuple[Path, CacheManifest]]:
+    """Verify the files of shards, in any order, and return the shards in theirs.
+
+    Raises:
+        DataRejected: A shard is missing, there twice, truncated, changed, or belongs to something else. The message
+            names it.
+    """
+    shards: dict[int, tuple[Path, CacheManifest]] = {}
+    num_shards = 0
+    for folder in folders:
+        manifest = _read_manifest(folder)
+        _check_identity(folder, manifest.identity, expected)
+        if shards and manifest.num_shards != num_shards:
+            raise DataRejected(f"cache shard {folder} is one of {manifest.num_shards} and others of {num_shards}")
+        if manifest.shard in shards:
+            raise DataRejected(f"cache shard {folder} is number {manifest.shard} a second time; give each shard once")
+        for name, sha256 in manifest.files.items():
+            if not (folder / name).is_file():
+                raise DataRejected(f"cache shard {folder} lacks {name}; score it anew")
+            if sha256_of_file(folder / name) != sha256:
+                raise DataRejected(f"cache shard {folder} differs from its manifest in {name}; score it anew")
+        num_shards = manifest.num_shards
+        shards[manifest.shard] = (folder, manifest)
+    missing = [str(shard) for shard in range(num_shards) if shard not in shards]
+    if missing or not shards:
+        raise DataRejected(f"cache shard {', '.join(missing) or '0'} of {num_shards} is missing; score it")
+    return [shards[shard] for shard in range(num_shards)]
 
 
 def _tokens_key(token_ids: Sequence[int]) -> bytes:
     return hashlib.sha256(np.asarray(token_ids, dtype="<i8").tobytes()).digest()[:KEY_BYTES]
-
-
-def _keys(keys: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
 
 
 def _read_manifest(folder: Path) -> CacheManifest:
@@ -206,12 +222,7 @@ def _check_identity(folder: Path, found: CacheIdentity, expected: CacheIdentity)
 
 
 def _open_targets(folder: Path, manifest: CacheManifest) -> Any:
-    path = folder / TARGETS_FILE
-    if not path.is_file():
-        raise DataRejected(f"cache shard {folder} lacks {TARGETS_FILE}; score it anew")
-    if sha256_of_file(path) != manifest.files.get(TARGETS_FILE):
-        raise DataRejected(f"cache shard {folder} differs from its manifest in {TARGETS_FILE}; score it anew")
-    file: Any = safe_open(path, framework="pt")
+    file: Any = safe_open(folder / TARGETS_FILE, framework="pt")
     if file.get_slice("documents_N16").get_shape()[0] != manifest.num_rows:
         raise DataRejected(
             f"cache shard {folder} does not hold the {manifest.num_rows} rows of its manifest; score it anew"

@@ -1,15 +1,21 @@
 """A last look before training: does the teacher still say what the cache claims it said?"""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import DataRejected
-from stillhouse.models import predict, tokenizer_sha256
+from stillhouse.models import Document, predict, template_sha256, tokenizer_sha256
+from stillhouse.recipe import CacheConfig
 from stillhouse.teacher.cache import TeacherCache
+from stillhouse.teacher.sampling import Records
+from stillhouse.teacher.scoring import score_documents
+from stillhouse.teacher.sparse import SparseCache
 
 logger = logging.getLogger(__name__)
 
@@ -77,3 +83,73 @@ def check_canary(
         largest = max(largest, difference)
     logger.info("canary: %d rows agree with the teacher within %.2g", len(ids), largest)
     return largest
+
+
+def check_sparse_canary(
+    cache: SparseCache,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    documents: Sequence[Document],
+    *,
+    k: int = 4,
+    seed: int,
+    tolerance: float = 0.01,
+) -> float:
+    """Score a few random documents again, with the same points, and compare the records.
+
+    The same teacher puts nearly every point on the same token again: batches of other sizes add in another order,
+    which moves only points that lie on the very border between two.
+
+    Args:
+        cache: Opened, so its files are whole.
+        model: The teacher.
+        tokenizer: The teacher's.
+        documents: The training set.
+        k: Documents to score.
+        seed: Of the choice.
+        tolerance: Largest share of a document's probability that may have moved (total variation, mean over positions).
+
+    Returns:
+        The largest share found.
+
+    Raises:
+        DataRejected: A document differs, or the tokenizer does; the message names it.
+    """
+    identity = cache.identity
+    for name, digest in (("tokenizer", tokenizer_sha256(tokenizer)), ("template", template_sha256(tokenizer))):
+        if digest != getattr(identity, f"{name}_sha256"):
+            raise DataRejected(f"the teacher's {name} is not the one of its cache; score the training set anew")
+    chosen = np.random.default_rng(seed).choice(len(documents), size=min(k, len(documents)), replace=False).tolist()
+    fresh = score_documents(
+        model,
+        documents,
+        [[index] for index in chosen],
+        config=CacheConfig(method=identity.method, samples=identity.samples, seed=identity.sampling_seed),  # type: ignore[arg-type]
+        temperature=identity.temperature or 1.0,
+        vocabulary=identity.vocabulary_size or 0,
+    )
+    largest = 0.0
+    for scored in fresh:
+        old = cache.records([cache.find(scored.document)])
+        moved = _moved_share(old, scored.records, 1.0 if identity.method == "top-k" else identity.samples or 1)
+        if not moved <= tolerance:
+            raise DataRejected(
+                f"row {scored.document.id}: {moved:.1%} of its probability differ between the teacher and its cache "
+                f"(at most {tolerance:.1%}); score the training set anew"
+            )
+        largest = max(largest, moved)
+    logger.info("canary: %d documents agree with the teacher within %.2g", len(chosen), largest)
+    return largest
+
+
+def _moved_share(one: Records, other: Records, total: float) -> float:
+    """Return half the L1 distance of two records of the same positions, averaged over the positions."""
+
+    def spread(records: Records) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        positions_K = np.repeat(np.arange(len(records.offsets_S) - 1), np.diff(records.offsets_S))
+        return positions_K * np.int64(1 << 32) + records.ids_K, records.values_K.astype(np.float64) / total
+
+    (keys, values), (other_keys, other_values) = spread(one), spread(other)
+    every, places = np.unique(np.concatenate([keys, other_keys]), return_inverse=True)
+    difference = np.bincount(places, weights=np.concatenate([values, -other_values]), minlength=len(every))
+    return float(np.abs(difference).sum()) / 2 / max(len(one.offsets_S) - 1, 1)

@@ -76,7 +76,8 @@ def sample(probabilities_NV: torch.Tensor, points_NR: npt.NDArray[np.float64]) -
     # Rounding may carry the last point of evenly spaced ones to 1, which belongs to no id.
     points_NR = np.minimum(points_NR, np.nextafter(1.0, 0.0))
     # The first sum above a point: an id without probability is never the first.
-    chosen = [np.searchsorted(sums_V, points_R, side="right") for sums_V, points_R in zip(sums_NV, points_NR, strict=True)]
+    rows = zip(sums_NV, points_NR, strict=True)
+    chosen = [np.searchsorted(sums_V, points_R, side="right") for sums_V, points_R in rows]
     chosen_NR = np.asarray(chosen, dtype=np.int64).reshape(-1, samples)
     starts_NR = np.ones(chosen_NR.shape, dtype=np.bool_)
     starts_NR[:, 1:] = chosen_NR[:, 1:] != chosen_NR[:, :-1]
@@ -103,8 +104,9 @@ def largest(probabilities_NV: torch.Tensor, k: int) -> Records:
 def join_records(parts: Sequence[Records]) -> Records:
     """Put records one after another; at least one part."""
     shifts = np.cumsum([0, *(part.offsets_S[-1] for part in parts)])
+    offsets = [part.offsets_S[1:] + shift for part, shift in zip(parts, shifts[:-1], strict=True)]
     return Records(
-        offsets_S=np.concatenate([[0], *(part.offsets_S[1:] + shift for part, shift in zip(parts, shifts, strict=False))]),
+        offsets_S=np.concatenate([[0], *offsets]),
         ids_K=np.concatenate([part.ids_K for part in parts]),
         values_K=np.concatenate([part.values_K for part in parts]),
     )
