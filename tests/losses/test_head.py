@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.contract import ConfigurationError, DataRejected
+from stillhouse.contract import ConfigurationError, DataRejected, StageBug
 from stillhouse.losses import Head, HeadLoss, LogitLoss, SparseTargets, TeacherStates
-from stillhouse.recipe.distillation import Divergence
+from stillhouse.recipe import Divergence
 
 N, V, D, E = 7, 9, 3, 4
 
@@ -68,11 +68,8 @@ def test_every_combination_is_the_dense_reference(
     size = vocabulary or V
     signal = None if teacher == "none" else random_teacher(live=teacher == "live", V=size, seed=seed)
     parts = HeadLoss(logit=logit, chunk_elements=chunk)(hidden_ND, head, labels_N, signal)
-    known: torch.Tensor | SparseTargets | None
-    if isinstance(signal, TeacherStates):
-        known = dense_logits(signal.hidden_NE, signal.head, size).detach()
-    else:
-        known = signal
+    live = isinstance(signal, TeacherStates)
+    known = dense_logits(signal.hidden_NE, signal.head, size).detach() if live else signal
     terms = logit.terms(dense_logits(hidden_ND, head, size), labels_N, None if alpha == 1 else known)
     expected = torch.stack([logit.weights[name] * term for name, term in terms.items()]).sum()
     torch.testing.assert_close(parts.total, expected)
@@ -150,6 +147,15 @@ def test_without_gradients_the_values_are_the_same() -> None:
             quiet = loss(hidden_ND, head, labels_N, teacher)
         assert not quiet.total.requires_grad
         torch.testing.assert_close(quiet.total, loss(hidden_ND, head, labels_N, teacher).total.detach())
+
+
+@pytest.mark.parametrize("divergence", ["forward-kl", "jsd"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_teacher_of_other_positions_is_a_bug(divergence: Divergence, live: bool) -> None:
+    hidden_ND, head, labels_N = random_student(seed=7)
+    loss = HeadLoss(logit=LogitLoss(alpha=0.5, temperature=2.0, divergence=divergence))
+    with pytest.raises(StageBug, match="7 positions, the student"):
+        loss(hidden_ND[1:], head, labels_N[1:], random_teacher(live=live, V=V, seed=7))
 
 
 def test_what_can_not_be_computed_is_refused() -> None:

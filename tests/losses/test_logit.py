@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from stillhouse.losses import LogitLoss
 from stillhouse.losses.divergences import divergence_sum
-from stillhouse.recipe.distillation import Divergence
+from stillhouse.recipe import Divergence
 
 DIVERGENCES: tuple[Divergence, ...] = ("forward-kl", "reverse-kl", "jsd", "skew-kl", "tvd")
 

@@ -7,7 +7,7 @@ from stillhouse.contract import ConfigurationError
 from stillhouse.losses import LogitLoss, SparseTargets
 from stillhouse.losses.divergences import divergence_sum
 from stillhouse.losses.sparse import entry_positions, select_positions, slice_positions, sparse_divergence_sum
-from stillhouse.recipe.distillation import Divergence
+from stillhouse.recipe import Divergence
 
 DIVERGENCES: tuple[Divergence, ...] = ("forward-kl", "jsd", "skew-kl", "tvd")
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from stillhouse.recipe.distillation import Divergence
+from stillhouse.recipe import Divergence
 
 _ABSENT = -1e4
 """Logarithm of a probability that is 0 in any floating type, and that can be added and subtracted."""

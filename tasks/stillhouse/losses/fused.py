@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from stillhouse.contract import DataRejected
-from stillhouse.losses.sparse import entry_positions, select_positions, slice_positions
+from stillhouse.losses.sparse import check_positions, entry_positions, select_positions, slice_positions
 from stillhouse.losses.targets import SparseTargets
 from stillhouse.models.documents import IGNORED
 
@@ -51,8 +51,8 @@ def fused_linear_loss(
     """Compute ``alpha * CE + (1 - alpha) * T^2 * KL_T(teacher || student)`` of the rows with a label.
 
     The same as ``LogitLoss`` with ``forward-kl`` on ``hidden @ weight.T + bias``, within float error. Arithmetic is in
-    float32, or float64 if an argument is. No tensor has more than ``chunk_elements`` elements, besides those of the
-    arguments' sizes: at most two such tensors exist at a time.
+    float32, or float64 if hidden states or weight are. Apart from tensors as large as an argument, none has more than
+    ``chunk_elements`` elements, and at most two of that size exist at a time.
 
     Args:
         hidden_ND: What the student's head is given.
@@ -70,10 +70,13 @@ def fused_linear_loss(
 
     Raises:
         DataRejected: A label or target is no real token of the student.
+        StageBug: There are targets of more or fewer positions.
     """
     size = len(weight_VD) if vocabulary is None else min(vocabulary, len(weight_VD))
     if alpha == 1:
         targets = None
+    if targets is not None:
+        check_positions(targets, len(labels_N))
     rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
     if len(rows_P) < len(labels_N):
         hidden_ND, labels_N = hidden_ND[rows_P], labels_N[rows_P]
@@ -88,7 +91,9 @@ def fused_linear_loss(
         chunk_elements=chunk_elements,
         differentiate=torch.is_grad_enabled(),
     )
-    total, ce, kd = _FusedLinearLoss.apply(hidden_ND, weight_VD, bias_V, labels_N, targets, settings)
+    total, ce, kd = _FusedLinearLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, bias_V, labels_N, targets, settings
+    )
     return LossParts(total=total, ce=ce, kd=None if targets is None else kd)
 
 
@@ -124,7 +129,7 @@ class HeadGradients:
 
     @staticmethod
     def saved(ctx: Any, gradient: torch.Tensor) -> list[torch.Tensor | None]:
-        """Return the gradients times that of the sum, in new tensors of the inputs' types: a graph may be used twice."""
+        """Scale the gradients by that of the sum, in new tensors of the inputs' types: a graph may be used again."""
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return [None if kept is None else (kept * gradient).to(dtype) for kept, dtype in pairs]
 

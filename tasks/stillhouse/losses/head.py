@@ -7,6 +7,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from stillhouse.contract import StageBug
 from stillhouse.losses.fused import (
     CHUNK_ELEMENTS,
     HeadGradients,
@@ -16,7 +17,7 @@ from stillhouse.losses.fused import (
     fused_linear_loss,
 )
 from stillhouse.losses.logit import LogitLoss
-from stillhouse.losses.sparse import select_positions, slice_positions
+from stillhouse.losses.sparse import check_positions, select_positions, slice_positions
 from stillhouse.losses.targets import SparseTargets
 from stillhouse.models.documents import IGNORED
 
@@ -82,6 +83,7 @@ class HeadLoss:
         Raises:
             DataRejected: A label or target is no real token of the student.
             ConfigurationError: The divergence can't be computed from sparse targets.
+            StageBug: The teacher's positions are more or fewer.
         """
         if self.logit.alpha == 1:
             teacher = None
@@ -97,6 +99,10 @@ class HeadLoss:
                 vocabulary=head.vocabulary,
                 chunk_elements=self.chunk_elements,
             )
+        if isinstance(teacher, SparseTargets):
+            check_positions(teacher, len(labels_N))
+        elif len(teacher.hidden_NE) != len(labels_N):
+            raise StageBug(f"the teacher has states of {len(teacher.hidden_NE)} positions, the student {len(labels_N)}")
         rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
         if len(rows_P) < len(labels_N):
             hidden_ND, labels_N, teacher = hidden_ND[rows_P], labels_N[rows_P], _select(teacher, rows_P)
@@ -107,7 +113,9 @@ class HeadLoss:
             check_ids(teacher.ids_K, vocabulary, "the teacher's records")
         check_ids(labels_N, vocabulary, "labels")
         chunks = _Chunks(loss=self, vocabulary=vocabulary, differentiate=torch.is_grad_enabled())
-        total, ce, kd = _ChunkedLoss.apply(hidden_ND, head.weight_VD, head.bias_V, labels_N, teacher, chunks)
+        total, ce, kd = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+            hidden_ND, head.weight_VD, head.bias_V, labels_N, teacher, chunks
+        )
         return LossParts(total=total, ce=ce, kd=kd)
 
 

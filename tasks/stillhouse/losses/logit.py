@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 from stillhouse.losses.divergences import divergence_sum
-from stillhouse.losses.sparse import select_positions, sparse_divergence_sum
+from stillhouse.losses.sparse import check_positions, select_positions, sparse_divergence_sum
 from stillhouse.losses.targets import SparseTargets
 from stillhouse.models.documents import IGNORED
-from stillhouse.recipe.distillation import Divergence
+from stillhouse.recipe import Divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,13 @@ class LogitLoss:
 
         Raises:
             ConfigurationError: The divergence can't be computed from sparse targets.
+            StageBug: There are targets of more or fewer rows.
         """
         terms = {"ce": functional.cross_entropy(logits_NV, labels_N, reduction="sum", ignore_index=IGNORED)}
         if teacher is None:
             return terms
+        if isinstance(teacher, SparseTargets):
+            check_positions(teacher, len(labels_N))
         rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
         if len(rows_P) < len(labels_N):
             logits_NV = logits_NV[rows_P]

@@ -5,9 +5,19 @@ import math
 import torch
 from torch.nn import functional
 
-from stillhouse.contract import ConfigurationError
+from stillhouse.contract import ConfigurationError, StageBug
 from stillhouse.losses.targets import SparseTargets
-from stillhouse.recipe.distillation import Divergence
+from stillhouse.recipe import Divergence
+
+
+def check_positions(targets: SparseTargets, N: int) -> None:
+    """Refuse targets that are not of N positions: they would be silently those of other tokens.
+
+    Raises:
+        StageBug: They are of more or fewer.
+    """
+    if targets.num_positions != N:
+        raise StageBug(f"the teacher has targets of {targets.num_positions} positions, the student has {N}")
 
 
 def entry_positions(targets: SparseTargets) -> torch.Tensor:

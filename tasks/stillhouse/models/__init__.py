@@ -10,7 +10,7 @@ from stillhouse.models.folders import (
     template_sha256,
     tokenizer_sha256,
 )
-from stillhouse.models.heads import HeadTap, OutputHead, check_head, head_states, output_head
+from stillhouse.models.heads import HeadTap, OutputHead, check_head, head_states, output_head, vocabulary_size
 from stillhouse.models.layers import ModelShape, find_layers, layers_prefix, model_shape
 from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.predicting import Predictions, predict
@@ -47,4 +47,5 @@ __all__ = [
     "save_model",
     "template_sha256",
     "tokenizer_sha256",
+    "vocabulary_size",
 ]

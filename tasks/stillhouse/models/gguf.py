@@ -1,6 +1,7 @@
 """GGUF files, in which quantised models are passed around, as plain model folders."""
 
 import logging
+import struct
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def convert_gguf(file: Path, target: Path) -> None:
         loaded, info = AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=torch.bfloat16, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, NotImplementedError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(
             f"{file} can't be read as GGUF ({reason}); give a file of a supported model"

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, StageBug
 
@@ -36,6 +37,12 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     """
     head = _head_module(model)
     return OutputHead(weight_VD=head.weight, bias_V=head.bias)
+
+
+def vocabulary_size(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
+    """Return the number of real token ids: rows of a head beyond the tokenizer's are padding."""
+    rows: int = model.config.get_text_config().vocab_size
+    return min(len(tokenizer), rows)
 
 
 class HeadTap:

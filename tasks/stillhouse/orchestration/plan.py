@@ -43,7 +43,6 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     shards = [f"teach-{shard}" for shard in range(recipe.teacher.shards)]
     caches = {f"cache-{shard}": (task, "cache") for shard, task in enumerate(shards)}
     arms = recipe.distillation.arms
-    needs_hidden = recipe.distillation.caches_hidden
     sets = ["train", "validation", "test", *(f"ood-{ood.name}" for ood in recipe.data.ood)]
     data = {f"data-{name}": ("validate", name) for name in sets}
     test_sets = {"test": ("validate", "test")} | {
@@ -54,12 +53,12 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     return (
         PlannedTask(task_id="validate", stage="validate"),
         PlannedTask(task_id="prepare-teacher", stage="prepare-teacher", inputs=train),
-        PlannedTask(task_id="initialise", stage="initialise", inputs=teacher),
+        PlannedTask(task_id="initialise", stage="initialise", inputs=train | teacher),
         *(
             PlannedTask(
                 task_id=task,
                 stage="teach",
-                parameters={"shard": shard, "shards": len(shards), "hidden": needs_hidden},
+                parameters={"shard": shard, "shards": len(shards)},
                 inputs=train | teacher,
             )
             for shard, task in enumerate(shards)

@@ -61,13 +61,21 @@ def _reads(*fields: str) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
 
 
 def _distill_reads(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    common = ("training", "data.labels")
+    common = ("task", "training", "data.labels", "student.lora", "student.seed")
     if parameters["arm"] == "sft":
         return common
-    signal = ("distillation.alpha", "distillation.temperature", "distillation.hidden_weight")
-    return (*common, *signal)
+    return (*common, "teacher.cache", "teacher.source", *_SIGNAL)
 
 
+_SIGNAL = (
+    "distillation.alpha",
+    "distillation.temperature",
+    "distillation.divergence",
+    "distillation.mixture",
+    "distillation.features",
+    "distillation.balance",
+    "distillation.on_policy",
+)
 _TRAINING_CODE = ("models", "losses", "teacher", "training")
 _TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -90,15 +98,16 @@ CATALOG: dict[StageName, StageSpec] = {
         ),
         StageSpec(
             name="initialise",
-            reads=_reads("student", "data.labels"),
-            code=("models", "student"),
-            distributions=_TORCH,
+            reads=_reads("task", "student", "training.max_tokens", "data.labels"),
+            code=_TRAINING_CODE,
+            distributions=(*_TORCH, "accelerate", "peft"),
+            sources=lambda recipe: {"student": recipe.student.source} if recipe.student.source else {},
         ),
         StageSpec(
             name="teach",
-            reads=_reads("teacher.batch_size", "training.max_tokens", "data.labels"),
-            code=("models", "teacher", "data.frozen"),
-            distributions=_TORCH,
+            reads=_reads("task", "teacher", "training", "distillation", "data.labels"),
+            code=_TRAINING_CODE,
+            distributions=(*_TORCH, "accelerate"),
         ),
         StageSpec(
             name="distill",

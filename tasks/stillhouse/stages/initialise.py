@@ -1,31 +1,31 @@
-"""Stage ``initialise``: the student before distillation, made of the teacher's layers.
+"""Stage ``initialise``: the student before distillation.
 
 Outputs: ``model`` (safetensors, tokenizer, config).
 """
 
+from stillhouse.data.frozen import load_frozen
 from stillhouse.models import configure_torch, load_model, load_tokenizer, save_model
 from stillhouse.stages.context import StageContext, StageOutcome
-from stillhouse.student import initialise
+from stillhouse.training import start_student
 
 
 def run(context: StageContext) -> StageOutcome:
     """Build the student that every arm starts from.
 
     Raises:
-        ConfigurationError: The student is deeper than the teacher, or the layer map names a layer that it lacks.
+        ConfigurationError: The layers don't fit, the architecture is refused, or a checkpoint of its own has another
+            tokenizer or task.
     """
-    config = context.recipe.student
+    recipe = context.recipe
     configure_torch(threads=context.cpus, seed=0)
     folder = context.input("teacher")
-    teacher = load_model(folder, task=context.recipe.task, labels=context.recipe.data.labels)
-    layers = layer_map(teacher.config.num_hidden_layers, config)
-    student = student_from_teacher(teacher, config)
+    teacher, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
+    start = start_student(recipe, teacher, tokenizer, load_frozen(context.input("train")), context.workspace)
     target = context.workspace / "model"
-    save_model(student, load_tokenizer(folder), target)
+    save_model(start.model, tokenizer, target)
     context.save_tree("model", target)
-    size, teacher_size = (sum(p.numel() for p in model.parameters()) for model in (student, teacher))
+    size, teacher_size = (sum(p.numel() for p in model.parameters()) for model in (start.model, teacher))
     return StageOutcome(
-        summary=f"{size / 1e6:.1f}M parameters from teacher layers {', '.join(map(str, layers))}: "
-        f"{size / teacher_size:.0%} of the teacher",
+        summary=start.summary,
         metrics={"parameters": float(size), "share_of_teacher": size / teacher_size},
     )

@@ -1,12 +1,13 @@
 """Stage ``teach``: the teacher scores one shard of the training set, once.
 
-Outputs: ``cache`` (logits, and hidden states if a term needs them, with a manifest).
+Outputs: ``cache`` (a classifier's logits or a language model's sampled distributions, hidden states if a term needs
+them, and a manifest).
 """
 
 from stillhouse.data.frozen import load_frozen
-from stillhouse.models import configure_torch, load_model, load_tokenizer, predict, tokenizer_sha256
+from stillhouse.models import configure_torch, load_model, load_tokenizer
 from stillhouse.stages.context import StageContext, StageOutcome
-from stillhouse.teacher import CacheIdentity, shard_indices, write_cache
+from stillhouse.training import write_shard
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -17,39 +18,23 @@ def run(context: StageContext) -> StageOutcome:
     """
     recipe, parameters = context.recipe, context.request.parameters
     configure_torch(threads=context.cpus, seed=0)
-    folder = context.input("teacher")
-    model, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
-    rows = load_frozen(context.input("train"))
-    rows = rows.select(shard_indices(len(rows), parameters["shard"], parameters["shards"]))
-    max_tokens = recipe.training.max_tokens
-    predictions = predict(
-        model,
-        tokenizer,
-        list(rows["text"]),
-        batch_size=recipe.teacher.batch_size,
-        max_tokens=max_tokens,
-        hidden=parameters["hidden"],
-        on_progress=context.report_progress,
-    )
-    target = context.workspace / "cache"
-    write_cache(
+    folder, target = context.input("teacher"), context.workspace / "cache"
+    manifest = write_shard(
+        recipe,
+        load_model(folder, task=recipe.task, labels=recipe.data.labels),
+        load_tokenizer(folder),
+        load_frozen(context.input("train")),
         target,
-        ids=list(rows["id"]),
-        token_ids=predictions.token_ids,
-        predictions=predictions,
-        identity=CacheIdentity(
-            teacher_sha256=context.request.inputs["teacher"].sha256,
-            tokenizer_sha256=tokenizer_sha256(tokenizer),
-            data_sha256=context.request.inputs["train"].sha256,
-            max_tokens=max_tokens,
-            labels=recipe.data.labels,
-            hidden=parameters["hidden"],
-        ),
+        teacher_sha256=context.request.inputs["teacher"].sha256,
+        data_sha256=context.request.inputs["train"].sha256,
         shard=parameters["shard"],
         num_shards=parameters["shards"],
+        on_progress=context.report_progress,
     )
     artifact = context.save_tree("cache", target)
+    size = artifact.num_bytes / max(manifest.num_targets or manifest.num_rows, 1)
+    what = "token" if manifest.num_targets else "row"
     return StageOutcome(
-        summary=f"{len(rows):,} rows scored, {artifact.num_bytes / len(rows):,.0f} bytes a row",
-        metrics={"rows": float(len(rows)), "bytes_per_row": artifact.num_bytes / len(rows)},
+        summary=f"{manifest.num_rows:,} rows scored, {size:,.0f} bytes a {what}",
+        metrics={"rows": float(manifest.num_rows), f"bytes_per_{what}": size},
     )

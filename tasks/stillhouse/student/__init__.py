@@ -4,6 +4,7 @@ from stillhouse.student.influence import block_influence
 from stillhouse.student.initialise import Start, check_same_tokenizer, initialise, keep_layers
 from stillhouse.student.layers import layer_map
 from stillhouse.student.lora import add_lora, merge_lora
+from stillhouse.student.vocabulary import trim_vocabulary
 
 __all__ = [
     "Start",
@@ -14,4 +15,5 @@ __all__ = [
     "keep_layers",
     "layer_map",
     "merge_lora",
+    "trim_vocabulary",
 ]

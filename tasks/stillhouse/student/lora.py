@@ -38,7 +38,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftMo
             model,
             PeftConfig(
                 r=config.rank,
-                lora_alpha=config.alpha,
+                lora_alpha=config.alpha,  # type: ignore[arg-type]
                 lora_dropout=config.dropout,
                 target_modules=targets,
                 modules_to_save=heads or None,

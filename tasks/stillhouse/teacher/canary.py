@@ -124,7 +124,7 @@ def check_sparse_canary(
         model,
         documents,
         [[index] for index in chosen],
-        config=CacheConfig(method=identity.method, samples=identity.samples, seed=identity.sampling_seed),  # type: ignore[arg-type]
+        config=CacheConfig(method=identity.method, samples=identity.samples, seed=identity.sampling_seed),
         temperature=identity.temperature or 1.0,
         vocabulary=identity.vocabulary_size or 0,
     )

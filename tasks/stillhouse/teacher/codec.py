@@ -88,7 +88,8 @@ class Codec:
 
     def _low_bits(self, sizes_P: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         # The exponent of frexp is floor(log2) + 1, without a logarithm's rounding.
-        return np.frexp(np.maximum(self.vocabulary // np.maximum(sizes_P, 1), 1))[1].astype(np.int64) - 1
+        exponents_P: npt.NDArray[np.int64] = np.frexp(np.maximum(self.vocabulary // np.maximum(sizes_P, 1), 1))[1]
+        return exponents_P.astype(np.int64) - 1
 
     def _heads(self, records: Records, sizes_P: npt.NDArray[np.int64]) -> bytes:
         if self.method == "top-k":
@@ -111,7 +112,7 @@ class Codec:
             return sizes_P, np.empty(0, dtype=np.int64)
         places = _ragged(head_M, positions_M * (self.samples - 1))
         ends_PN = np.ones((int(positions_M.sum()), self.samples), dtype=np.uint8)
-        ends_PN[:, :-1] = bits[places].reshape(-1, self.samples - 1)
+        ends_PN[:, :-1] = bits[places].reshape(len(ends_PN), self.samples - 1)
         counts_K = np.diff(np.flatnonzero(ends_PN), prepend=-1)
         return ends_PN.sum(axis=1, dtype=np.int64), counts_K.astype(np.int64)
 

@@ -100,15 +100,9 @@ def score_documents(
         done += sum(len(document.ids_L) for document in chosen)
         if on_progress:
             rate = done / max(time.monotonic() - started, 1e-9)
+            left = (total - done) / rate
             on_progress(
-                Progress(
-                    done=done,
-                    total=total,
-                    unit="tokens",
-                    rate=rate,
-                    rate_unit="tokens",
-                    seconds_left=(total - done) / rate,
-                )
+                Progress(done=done, total=total, unit="tokens", rate=rate, rate_unit="tokens", seconds_left=left)
             )
 
 

@@ -6,8 +6,8 @@ A shard is a folder with files ``targets-0000.safetensors`` and so on, of bounde
 - ``documents_M16`` (uint8): the first 16 bytes of the SHA-256 of each document id,
 - ``tokens_M16`` (uint8): the same of its token ids and labels,
 - ``positions_M`` (int64): how many positions of it carry loss,
-- ``starts_S`` (int64, M + 1 entries) and ``records`` (uint8): document i's records are the bytes from ``starts_S[i]`` to
-  ``starts_S[i + 1]``, as `stillhouse.teacher.codec` writes them,
+- ``starts_S`` (int64, M + 1 entries) and ``records`` (uint8): document i's records are the bytes from ``starts_S[i]``
+  to ``starts_S[i + 1]``, as `stillhouse.teacher.codec` writes them,
 - ``offsets_S`` (int64, M + 1 entries) and ``hidden_TD`` (float16), where asked for.
 """
 
@@ -71,7 +71,8 @@ def write_sparse_cache(
         OSError: The folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    codec, files, num_rows, targets = codec_of(identity), {}, 0, 0
+    codec, num_rows, targets = codec_of(identity), 0, 0
+    files: dict[str, str] = {}
     batch: list[tuple[ScoredDocument, bytes]] = []
     waiting = 0
 
@@ -159,7 +160,7 @@ class SparseCache:
         found = open_shards(folders, expected)
         files: list[tuple[str, Any]] = []
         for folder, manifest in found:
-            opened = [safe_open(folder / name, framework="pt") for name in sorted(manifest.files)]
+            opened: list[Any] = [safe_open(folder / name, framework="pt") for name in sorted(manifest.files)]
             if sum(file.get_slice("positions_M").get_shape()[0] for file in opened) != manifest.num_rows:
                 raise DataRejected(
                     f"cache shard {folder} does not hold the {manifest.num_rows} documents of its manifest; score anew"
@@ -241,5 +242,5 @@ def _arrays(batch: Sequence[tuple[ScoredDocument, bytes]], *, hidden: bool) -> d
         states = [scored.hidden_LD for scored, _ in batch]
         arrays["offsets_S"] = np.cumsum([0, *(len(part) for part in states if part is not None)], dtype=np.int64)
         width = 0 if not states or states[0] is None else states[0].shape[1]
-        arrays["hidden_TD"] = np.concatenate([np.empty((0, width), dtype=np.float16), *states])  # type: ignore[list-item]
+        arrays["hidden_TD"] = np.concatenate([np.empty((0, width), dtype=np.float16), *states])
     return arrays

@@ -1,21 +1,206 @@
-"""A recipe's training from Python, in one process, without Airflow, MLflow or an object store."""
+"""A recipe's training: its parts, as the stages run them, and the whole of it from Python."""
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from stillhouse.contract import HistoryPoint, Progress
+from stillhouse.contract import HistoryPoint, Progress, sha256_of_file
 from stillhouse.data import freeze, load_frozen, load_tables, reject_if_critical
-from stillhouse.data.suites import validate
-from stillhouse.losses import Arm
-from stillhouse.models import load_model, load_tokenizer, obtain_model_folder, save_model
+from stillhouse.losses import Arm, build_loss
+from stillhouse.models import (
+    check_model_folder,
+    encode,
+    load_model,
+    load_tokenizer,
+    model_shape,
+    obtain_model_folder,
+    save_model,
+)
 from stillhouse.recipe import Recipe
-from stillhouse.store import fetch_source
-from stillhouse.training.engine import TrainingOutcome
+from stillhouse.store import describe_tree, fetch_source
+from stillhouse.student import Start, add_lora, check_same_tokenizer, initialise, merge_lora
+from stillhouse.student.influence import SAMPLE_DOCUMENTS
+from stillhouse.teacher import SparseCache, TeacherCache
+from stillhouse.training.engine import TrainingJob, TrainingOutcome, fit
+from stillhouse.training.knowledge import open_cache, write_shard
 
 logger = logging.getLogger(__name__)
+
+
+def prepare_teacher(
+    recipe: Recipe,
+    rows: Dataset,
+    target: Path,
+    workspace: Path,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_point: Callable[[HistoryPoint], None] | None = None,
+) -> tuple[PreTrainedModel, TrainingOutcome | None]:
+    """Fetch the teacher, fine-tune it if the recipe asks, and write it to ``target``.
+
+    Raises:
+        ConfigurationError: The source is no safetensors model, or a classifier with other labels.
+        DataRejected: The loss became NaN or infinite.
+    """
+    folder = obtain_model_folder(fetch_source(recipe.teacher.source), workspace)
+    check_model_folder(folder)
+    model, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
+    trained = None
+    if recipe.teacher.finetune:
+        trained = fit(
+            TrainingJob(
+                model=model,
+                tokenizer=tokenizer,
+                rows=rows,
+                task=recipe.task,
+                config=recipe.teacher.finetune,
+                loss=build_loss(recipe.distillation, "sft"),
+                workspace=workspace,
+                on_progress=on_progress,
+                on_point=on_point,
+            )
+        )
+    save_model(model, tokenizer, target)
+    return model, trained
+
+
+def start_student(
+    recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, rows: Dataset, workspace: Path
+) -> Start:
+    """Build the student that every arm starts from.
+
+    Raises:
+        ConfigurationError: The layers don't fit, the architecture is refused, or the checkpoint of its own has another
+            tokenizer or task.
+    """
+    source = None
+    if recipe.student.source is not None:
+        folder = obtain_model_folder(fetch_source(recipe.student.source), workspace)
+        source = load_model(folder, task=recipe.task, labels=recipe.data.labels)
+        check_same_tokenizer(load_tokenizer(folder), tokenizer)
+    sample = rows.select(range(min(SAMPLE_DOCUMENTS, len(rows))))
+    ids = encode(tokenizer, list(sample["text"]), recipe.training.max_tokens).ids
+    return initialise(recipe.student, teacher=teacher, source=source, sample=ids)
+
+
+def train_arm(
+    recipe: Recipe,
+    arm: Arm,
+    *,
+    student: PreTrainedModel,
+    tokenizer: Tokenizer,
+    rows: Dataset,
+    teacher: PreTrainedModel | None,
+    cache: TeacherCache | SparseCache | None,
+    workspace: Path,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_point: Callable[[HistoryPoint], None] | None = None,
+) -> TrainingOutcome:
+    """Train the student of one arm: the same start, data, order and steps for every arm.
+
+    Args:
+        recipe: What to learn, and how.
+        arm: ``kd`` needs the teacher, and its cache where the recipe has one.
+        student: Where the arm starts; changed in place.
+        tokenizer: Of teacher and student.
+        rows: The frozen training set.
+        teacher: Of the recipe's task.
+        cache: See `stillhouse.training.knowledge.open_cache`.
+        workspace: A folder of the arm's own.
+        on_progress: Told about once a second.
+        on_point: Told each new point of the history.
+
+    Raises:
+        DataRejected: The loss became NaN or infinite or exploded.
+        ConfigurationError: The teacher's signal can't be compared with the student's.
+    """
+    shapes = {"student": model_shape(student), "teacher": model_shape(teacher)} if teacher else {}
+    lora = recipe.student.lora
+    beside = teacher if cache is None or recipe.distillation.needs_teacher_beside else None
+    outcome = fit(
+        TrainingJob(
+            model=add_lora(student, lora, seed=recipe.student.seed) if lora else student,
+            tokenizer=tokenizer,
+            rows=rows,
+            task=recipe.task,
+            config=recipe.training,
+            loss=build_loss(recipe.distillation, arm, **shapes),
+            cache=cache,
+            teacher=beside if arm == "kd" else None,
+            workspace=workspace,
+            on_progress=on_progress,
+            on_point=on_point,
+        )
+    )
+    return replace(outcome, model=merge_lora(outcome.model)) if lora else outcome
+
+
+def distill(
+    recipe: Recipe,
+    workspace: Path,
+    *,
+    arm: Arm = "kd",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TrainingOutcome:
+    """Make a student, in one process, without Airflow, MLflow or an object store.
+
+    Reads and checks the data, prepares the teacher, lets it score the training set, builds the student and trains it.
+    ``teacher`` and ``student`` in the workspace hold the two models as safetensors folders. Interrupted and called
+    again with the same workspace, it trains on from the last checkpoint.
+
+    Args:
+        recipe: See `stillhouse.recipe.load_recipe`. Its sections from ``evaluation`` on are not used.
+        workspace: A folder of this recipe's own; created if need be.
+        arm: ``kd``, or ``sft`` for the control arm.
+        on_progress: Told about once a second.
+
+    Raises:
+        StillhouseError: Whatever the stages of a workflow would raise.
+    """
+    from stillhouse.data.suites import validate  # Great Expectations takes seconds to import
+
+    tables = load_tables(recipe.data, fetch_source)
+    reject_if_critical(validate(tables, recipe.data))
+    workspace.mkdir(parents=True, exist_ok=True)
+    freeze(tables["train"], workspace / "train.parquet")
+    rows = load_frozen(workspace / "train.parquet")
+    teacher, _ = prepare_teacher(
+        recipe, rows, workspace / "teacher", workspace / "teacher-training", on_progress=on_progress
+    )
+    tokenizer = load_tokenizer(workspace / "teacher")
+    student = start_student(recipe, teacher, tokenizer, rows, workspace).model
+    cache = _cache(recipe, teacher, tokenizer, rows, workspace, on_progress) if arm == "kd" else None
+    outcome = train_arm(
+        recipe,
+        arm,
+        student=student,
+        tokenizer=tokenizer,
+        rows=rows,
+        teacher=teacher if arm == "kd" else None,
+        cache=cache,
+        workspace=workspace / f"training-{arm}",
+        on_progress=on_progress,
+    )
+    save_model(outcome.model, tokenizer, workspace / "student")
+    return outcome
+
+
+def _cache(
+    recipe: Recipe,
+    teacher: PreTrainedModel,
+    tokenizer: Tokenizer,
+    rows: Dataset,
+    workspace: Path,
+    on_progress: Callable[[Progress], None] | None,
+) -> TeacherCache | SparseCache:
+    digests = {
+        "teacher_sha256": describe_tree(workspace / "teacher").sha256,
+        "data_sha256": sha256_of_file(workspace / "train.parquet"),
+    }
+    write_shard(recipe, teacher, tokenizer, rows, workspace / "cache", on_progress=on_progress, **digests)
+    return open_cache(recipe, [workspace / "cache"], teacher, tokenizer, rows, **digests)

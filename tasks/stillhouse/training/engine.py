@@ -22,7 +22,7 @@ from stillhouse.contract import (
     canonical_json,
 )
 from stillhouse.losses import Balancer, DistillationLoss
-from stillhouse.models import TapRequest, check_head, check_max_tokens, documents_of
+from stillhouse.models import TapRequest, check_head, check_max_tokens, documents_of, vocabulary_size
 from stillhouse.recipe import Task, TrainingConfig
 from stillhouse.teacher import SparseCache, TeacherCache
 from stillhouse.training import parallel
@@ -116,7 +116,7 @@ def fit(job: TrainingJob) -> TrainingOutcome:
         job.model,
         job.loss,
         precision=_precision(config, arguments.device),
-        vocabulary=_vocabulary(job),
+        vocabulary=vocabulary_size(job.model, job.tokenizer),
         last_states=_reads_hidden(job),
     )
     folder = CheckpointFolder(job.workspace / "checkpoints", fingerprint=_fingerprint(job, samples, loader, module))
@@ -209,18 +209,12 @@ def _live_teacher(job: TrainingJob) -> LiveTeacher | None:
     if job.teacher is None:
         return None
     taps = TapRequest() if _reads_hidden(job) else job.loss.teacher_taps
-    return LiveTeacher(job.teacher, taps, vocabulary=_vocabulary(job))
+    return LiveTeacher(job.teacher, taps, vocabulary=vocabulary_size(job.model, job.tokenizer))
 
 
 def _writer(job: TrainingJob) -> Writer | None:
     on_policy = job.loss.config.on_policy
     return Writer(job.model, job.tokenizer, on_policy, seed=job.config.seed) if on_policy else None
-
-
-def _vocabulary(job: TrainingJob) -> int:
-    """Return the number of real token ids: rows of a head beyond the tokenizer's are padding."""
-    size: int = job.model.config.get_text_config().vocab_size
-    return min(len(job.tokenizer), size)
 
 
 def _precision(config: TrainingConfig, device: torch.device) -> torch.dtype:
