@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from servers import Server, mlflow_server
 from tiny import write_teacher
 
 from stillhouse.contract import ConfigurationError, StageRequest, StageResult, TaskRecord, TryAgain
+from stillhouse.data import freeze
 from stillhouse.recipe import load_recipe
 from stillhouse.stages import run_stage
 from stillhouse.stages.catalog import find_reusable, key_of, result_key
 from stillhouse.stages.records import read_records, read_result
-from stillhouse.store import open_store, save_tree
+from stillhouse.store import open_store, save_file, save_tree
 
 
 @pytest.fixture
@@ -22,12 +24,14 @@ def request_(workflow: Path, tmp_path: Path) -> StageRequest:
     """Ask for the student of a small teacher."""
     root = f"file://{tmp_path / 'store'}"
     teacher = save_tree(open_store(root), "given/teacher", write_teacher(tmp_path / "given"))
+    freeze(pd.DataFrame({"id": ["a"], "text": ["good film"], "label": [1]}), tmp_path / "train.parquet")
+    train = save_file(open_store(root), "given/train.parquet", tmp_path / "train.parquet")
     return StageRequest(
         stage="initialise",
         run_id="run-1",
         task_id="initialise",
         recipe=load_recipe(workflow).model_dump(mode="json"),
-        inputs={"teacher": teacher},
+        inputs={"teacher": teacher, "train": train},
         store=root,
     )
 

@@ -11,7 +11,7 @@ from stillhouse.models.folders import (
     tokenizer_sha256,
 )
 from stillhouse.models.heads import HeadTap, OutputHead, check_head, head_states, output_head, vocabulary_size
-from stillhouse.models.layers import ModelShape, find_layers, layers_prefix, model_shape
+from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, model_shape
 from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.predicting import Predictions, predict
 from stillhouse.models.runtime import configure_torch
@@ -35,6 +35,7 @@ __all__ = [
     "encode",
     "find_layers",
     "head_states",
+    "is_causal",
     "layers_prefix",
     "length_buckets",
     "load_model",

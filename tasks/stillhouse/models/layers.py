@@ -29,6 +29,11 @@ def model_shape(model: PreTrainedModel) -> ModelShape:
     )
 
 
+def is_causal(model: PreTrainedModel) -> bool:
+    """Tell whether a model predicts the next token from those before it."""
+    return any(name.endswith("ForCausalLM") for name in (type(model).__name__, *(model.config.architectures or ())))
+
+
 def layers_prefix(model: PreTrainedModel) -> str:
     """Return what the names of the layers' weights start with, such as ``model.layers.``.
 

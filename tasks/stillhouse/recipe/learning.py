@@ -36,8 +36,8 @@ class TrainingConfig(Config):
     sharding: Literal["replicate", "shard"] = "replicate"
     """How several processes hold the student: a copy each (DDP), or a part each (FSDP2)."""
     explosion_factor: float = Field(default=10.0, gt=1)
-    """The run stops when a term's moving average exceeds its average over the first steps, or 1 where that is smaller, by
-    this factor."""
+    """The run stops when a term's moving average exceeds its average over the first steps by this factor (that of 1
+    where the average is smaller)."""
     seed: int = Field(default=17, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Time between two checkpoints; 0 writes one at every step."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import layers_prefix, model_shape, tokenizer_sha256
+from stillhouse.models import is_causal, layers_prefix, model_shape, tokenizer_sha256
 from stillhouse.recipe import StudentConfig
 from stillhouse.student.influence import block_influence
 from stillhouse.student.layers import layer_map
@@ -55,7 +55,7 @@ def initialise(
         return Start(model=student, layers=None, summary=f"{_size(student, teacher)} with random weights")
     origin, name = (teacher, "teacher") if source is None else (source, "checkpoint")
     num_layers = model_shape(origin).layers
-    needs_influence = config.layer_map == "block-influence" or (config.layer_map is None and _is_decoder(origin))
+    needs_influence = config.layer_map == "block-influence" or (config.layer_map is None and is_causal(origin))
     shrinks = config.layers is not None and config.layers < num_layers
     influences = block_influence(origin, sample) if needs_influence and shrinks else None
     plain = config if shrinks or not needs_influence else config.model_copy(update={"layer_map": None})
@@ -130,10 +130,6 @@ def _random(teacher: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(f"student.architecture is refused ({reason}); correct it") from error
-
-
-def _is_decoder(model: PreTrainedModel) -> bool:
-    return any(name.endswith("ForCausalLM") for name in model.config.architectures or [type(model).__name__])
 
 
 def _size(student: PreTrainedModel, teacher: PreTrainedModel) -> str:

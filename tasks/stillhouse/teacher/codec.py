@@ -160,11 +160,13 @@ def _read_high(
     begin_P = np.maximum(before_P, starts_M[document_P])
     sizes_P = np.diff(offsets_S)
     rank_K = np.arange(len(ones_K)) - np.repeat(first_P, sizes_P)
-    return ones_K - np.repeat(begin_P, sizes_P) - rank_K
+    gaps_K: npt.NDArray[np.int64] = ones_K - np.repeat(begin_P, sizes_P) - rank_K
+    return gaps_K
 
 
 def _bytes(num_bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return (num_bits + 7) // 8
+    num_bytes: npt.NDArray[np.int64] = (num_bits + 7) // 8
+    return num_bytes
 
 
 def _pack(bits: npt.NDArray[np.uint8]) -> bytes:
@@ -174,7 +176,8 @@ def _pack(bits: npt.NDArray[np.uint8]) -> bytes:
 def _ragged(starts_M: npt.NDArray[np.int64], lengths_M: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the places start, start + 1 and so on of each document, one after another."""
     before_M = np.cumsum(lengths_M) - lengths_M
-    return np.arange(int(lengths_M.sum()), dtype=np.int64) + np.repeat(starts_M - before_M, lengths_M)
+    places: npt.NDArray[np.int64] = np.arange(int(lengths_M.sum())) + np.repeat(starts_M - before_M, lengths_M)
+    return places
 
 
 def _gather_bytes(

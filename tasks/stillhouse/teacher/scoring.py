@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stillhouse.contract import DataRejected, Progress
-from stillhouse.models import Document, HeadTap, check_head, length_buckets, output_head, pad_batch
+from stillhouse.models import Document, HeadTap, check_head, is_causal, length_buckets, output_head, pad_batch
 from stillhouse.recipe import CacheConfig
 from stillhouse.teacher.sampling import Records, join_records, largest, sample, sample_points
 
@@ -77,14 +77,13 @@ def score_documents(
         ConfigurationError: The model's logits are not what its head makes of its states.
     """
     check_head(model.eval())
-    causal = model.config.is_decoder or any("CausalLM" in name for name in model.config.architectures or ())
     total = sum(len(documents[index].ids_L) for batch in batches for index in batch)
     done, started = 0, time.monotonic()
     for batch in batches:
         chosen = [documents[index] for index in batch]
         ids_BT, mask_BT = pad_batch([document.ids_L.tolist() for document in chosen], 0)
         # A causal model's tokens never see the padding after them, and without a mask it runs its fastest kernel.
-        inputs = {"input_ids": ids_BT} if causal else {"input_ids": ids_BT, "attention_mask": mask_BT}
+        inputs = {"input_ids": ids_BT} if is_causal(model) else {"input_ids": ids_BT, "attention_mask": mask_BT}
         states_BTD, last_BTD = _run(model, inputs, hidden=hidden)
         places = [document.targets_P for document in chosen]
         states_ND = torch.cat([states_BTD[row, targets_P] for row, targets_P in enumerate(places)])

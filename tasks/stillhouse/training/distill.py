@@ -198,9 +198,24 @@ def _cache(
     workspace: Path,
     on_progress: Callable[[Progress], None] | None,
 ) -> TeacherCache | SparseCache:
-    digests = {
-        "teacher_sha256": describe_tree(workspace / "teacher").sha256,
-        "data_sha256": sha256_of_file(workspace / "train.parquet"),
-    }
-    write_shard(recipe, teacher, tokenizer, rows, workspace / "cache", on_progress=on_progress, **digests)
-    return open_cache(recipe, [workspace / "cache"], teacher, tokenizer, rows, **digests)
+    teacher_sha256 = describe_tree(workspace / "teacher").sha256
+    data_sha256 = sha256_of_file(workspace / "train.parquet")
+    write_shard(
+        recipe,
+        teacher,
+        tokenizer,
+        rows,
+        workspace / "cache",
+        teacher_sha256=teacher_sha256,
+        data_sha256=data_sha256,
+        on_progress=on_progress,
+    )
+    return open_cache(
+        recipe,
+        [workspace / "cache"],
+        teacher,
+        tokenizer,
+        rows,
+        teacher_sha256=teacher_sha256,
+        data_sha256=data_sha256,
+    )

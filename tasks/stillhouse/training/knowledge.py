@@ -70,7 +70,6 @@ def write_shard(
         DataRejected: The teacher gives NaN or infinite scores.
     """
     identity = _identity(recipe, teacher, tokenizer, teacher_sha256=teacher_sha256, data_sha256=data_sha256)
-    place = {"identity": identity, "shard": shard, "num_shards": num_shards}
     if recipe.task == "text-classification":
         rows = rows.select(shard_indices(len(rows), shard, num_shards))
         predictions = predict(
@@ -83,7 +82,13 @@ def write_shard(
             on_progress=on_progress,
         )
         return write_cache(
-            target, ids=list(rows["id"]), token_ids=predictions.token_ids, predictions=predictions, **place
+            target,
+            ids=list(rows["id"]),
+            token_ids=predictions.token_ids,
+            predictions=predictions,
+            identity=identity,
+            shard=shard,
+            num_shards=num_shards,
         )
     documents = recipe_documents(recipe, tokenizer, rows)
     lengths = [len(document.ids_L) for document in documents]
@@ -97,7 +102,7 @@ def write_shard(
         hidden=identity.hidden,
         on_progress=on_progress,
     )
-    return write_sparse_cache(target, scored, **place)
+    return write_sparse_cache(target, scored, identity=identity, shard=shard, num_shards=num_shards)
 
 
 def open_cache(

@@ -42,7 +42,7 @@ _SCHEMA_WORDS = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "excl
 def recipe_params(recipe: Recipe) -> dict[str, Param]:
     """Return the trigger form of ``recipe``, section by section.
 
-    A field below an optional section that the recipe leaves out, such as ``teacher.finetune``, is left out too.
+    An optional field or section that the recipe leaves out, such as ``teacher.finetune``, is left out too.
     """
     schema = Recipe.model_json_schema()
     values = recipe.model_dump(mode="json")
@@ -50,7 +50,7 @@ def recipe_params(recipe: Recipe) -> dict[str, Param]:
         field: _param(schema, values, field, section)
         for section, fields in SECTIONS.items()
         for field in fields
-        if _lookup(values, field.rpartition(".")[0]) is not None
+        if _lookup(values, field) is not None
     }
 
 
@@ -77,7 +77,9 @@ def _graph(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
 
 def _param(schema: dict[str, Any], values: dict[str, Any], field: str, section: str) -> Param:
     spec = _field_schema(schema, field)
-    form = {word: spec[word] for word in _SCHEMA_WORDS if word in spec}
+    # An optional field is offered as what it is when it is given: leaving it out is for the recipe file.
+    given = next((option for option in spec.get("anyOf", ()) if option.get("type") != "null"), spec)
+    form = {word: given[word] for word in _SCHEMA_WORDS if word in given}
     if "const" in spec or "oneOf" in spec or "$ref" in spec:
         form |= {"type": "object"}
     value = _lookup(values, field)
