@@ -133,7 +133,8 @@ def gradients(config: dict[str, Any], *, processes: int = 1) -> dict[str, torch.
         loader = StepLoader(samples, training, packed=True, rank=rank, num_processes=processes)
         step = loader.step(0)
         assert step.count == Count(targets=step.count.targets, documents=step.count.documents)
-        for batch in loader.micro_batches(step):
+        for sequences in step.sequences:
+            batch = samples.micro_batch(sequences)
             module(batch, step.count, module.loss.weights).total.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 

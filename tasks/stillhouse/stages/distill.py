@@ -25,9 +25,9 @@ def run(context: StageContext) -> StageOutcome:
     folder = context.input("start")
     student, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     rows = load_frozen(context.input("train"))
-    teacher = cache = None
+    teacher = teacher_tokenizer = cache = None
     if arm == "kd":
-        teacher, cache = _knowledge(context, rows)
+        teacher, teacher_tokenizer, cache = _knowledge(context, rows)
     trained = train_arm(
         recipe,
         arm,
@@ -35,6 +35,7 @@ def run(context: StageContext) -> StageOutcome:
         tokenizer=tokenizer,
         rows=rows,
         teacher=teacher,
+        teacher_tokenizer=teacher_tokenizer,
         cache=cache,
         workspace=context.workspace,
         on_progress=context.report_progress,
@@ -57,17 +58,18 @@ def run(context: StageContext) -> StageOutcome:
     )
 
 
-def _knowledge(context: StageContext, rows: Any) -> tuple[Any, Any]:
-    """Return the teacher and its verified scores."""
+def _knowledge(context: StageContext, rows: Any) -> tuple[Any, Any, Any]:
+    """Return the teacher, its tokenizer and its verified scores."""
     recipe, folder = context.recipe, context.input("teacher")
     teacher = load_model(folder, task=recipe.task, labels=recipe.data.labels)
+    tokenizer = load_tokenizer(folder)
     cache = open_cache(
         recipe,
         [path for _, path in context.inputs(r"cache-\d+")],
         teacher,
-        load_tokenizer(folder),
+        tokenizer,
         rows,
         teacher_sha256=context.request.inputs["teacher"].sha256,
         data_sha256=context.request.inputs["train"].sha256,
     )
-    return teacher, cache
+    return teacher, tokenizer, cache

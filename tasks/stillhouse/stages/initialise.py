@@ -20,9 +20,11 @@ def run(context: StageContext) -> StageOutcome:
     configure_torch(threads=context.cpus, seed=0)
     folder = context.input("teacher")
     teacher, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
-    start = start_student(recipe, teacher, tokenizer, load_frozen(context.input("train")), context.workspace)
+    start, own_tokenizer = start_student(
+        recipe, teacher, tokenizer, load_frozen(context.input("train")), context.workspace
+    )
     target = context.workspace / "model"
-    save_model(start.model, tokenizer, target)
+    save_model(start.model, own_tokenizer, target)
     context.save_tree("model", target)
     size, teacher_size = (sum(p.numel() for p in model.parameters()) for model in (start.model, teacher))
     return StageOutcome(

@@ -1,7 +1,9 @@
 """Which sequences make up each optimizer step, and what a process gets of them."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +13,13 @@ import numpy.typing as npt
 from stillhouse.contract import ConfigurationError
 from stillhouse.losses import Count
 from stillhouse.recipe import TrainingConfig
-from stillhouse.training.samples import MicroBatch, Samples, Sequences
+from stillhouse.training.samples import Samples, Sequences
 
 WINDOW_BATCHES = 50
 """Batches' worth of shuffled sequences that are sorted by length together: enough to leave little padding, and still
 a different mixture in every epoch."""
+STEPS_AHEAD = 2
+"""Steps that are made before they are needed."""
 OPEN_PACKS = 64
 """Half-filled sequences among which a document finds the fullest that it fits into."""
 
@@ -157,8 +161,19 @@ class StepLoader:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.first_step, len(self.plan)):
-            yield {"step": self.step(number)}
+        """Yield steps with their micro-batches, which a thread makes ahead: the training need not wait for a cache."""
+        with ThreadPoolExecutor(1, thread_name_prefix="steps") as maker:
+            ahead: deque[Future[dict[str, Any]]] = deque()
+            for number in range(self.first_step, len(self.plan)):
+                ahead.append(maker.submit(self._make, number))
+                if len(ahead) > STEPS_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _make(self, number: int) -> dict[str, Any]:
+        step = self.step(number)
+        return {"step": step, "batches": [self.samples.micro_batch(sequences) for sequences in step.sequences]}
 
     def step(self, number: int) -> Step:
         """Return this process's part of a step."""
@@ -172,8 +187,3 @@ class StepLoader:
             idle=idle,
             count=self._counts[number],
         )
-
-    def micro_batches(self, step: Step) -> Iterator[MicroBatch]:
-        """Yield the tensors of a step, one micro-batch at a time."""
-        for sequences in step.sequences:
-            yield self.samples.micro_batch(sequences)

@@ -23,7 +23,7 @@ from stillhouse.models import (
 )
 from stillhouse.recipe import Recipe
 from stillhouse.store import describe_tree, fetch_source
-from stillhouse.student import Start, add_lora, check_same_tokenizer, initialise, merge_lora
+from stillhouse.student import Start, add_lora, check_same_tokenizer, initialise, merge_lora, trim_vocabulary
 from stillhouse.student.influence import SAMPLE_DOCUMENTS
 from stillhouse.teacher import SparseCache, TeacherCache
 from stillhouse.training.engine import TrainingJob, TrainingOutcome, fit
@@ -71,8 +71,8 @@ def prepare_teacher(
 
 def start_student(
     recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, rows: Dataset, workspace: Path
-) -> Start:
-    """Build the student that every arm starts from.
+) -> tuple[Start, Tokenizer]:
+    """Build the student that every arm starts from, and its tokenizer: the teacher's, or a trimmed one.
 
     Raises:
         ConfigurationError: The layers don't fit, the architecture is refused, or the checkpoint of its own has another
@@ -85,7 +85,13 @@ def start_student(
         check_same_tokenizer(load_tokenizer(folder), tokenizer)
     sample = rows.select(range(min(SAMPLE_DOCUMENTS, len(rows))))
     ids = encode(tokenizer, list(sample["text"]), recipe.training.max_tokens).ids
-    return initialise(recipe.student, teacher=teacher, source=source, sample=ids)
+    start = initialise(recipe.student, teacher=teacher, source=source, sample=ids)
+    size = recipe.student.vocabulary
+    if size is None:
+        return start, tokenizer
+    all_ids = encode(tokenizer, list(rows["text"]), recipe.training.max_tokens).ids
+    model, trimmed = trim_vocabulary(start.model, tokenizer, all_ids, size)
+    return replace(start, model=model, summary=f"{start.summary}; {size} of {len(tokenizer)} tokens kept"), trimmed
 
 
 def train_arm(
@@ -96,6 +102,7 @@ def train_arm(
     tokenizer: Tokenizer,
     rows: Dataset,
     teacher: PreTrainedModel | None,
+    teacher_tokenizer: Tokenizer | None,
     cache: TeacherCache | SparseCache | None,
     workspace: Path,
     on_progress: Callable[[Progress], None] | None = None,
@@ -107,9 +114,10 @@ def train_arm(
         recipe: What to learn, and how.
         arm: ``kd`` needs the teacher, and its cache where the recipe has one.
         student: Where the arm starts; changed in place.
-        tokenizer: Of teacher and student.
+        tokenizer: The student's.
         rows: The frozen training set.
         teacher: Of the recipe's task.
+        teacher_tokenizer: By whose tokens the cache finds a row.
         cache: See `stillhouse.training.knowledge.open_cache`.
         workspace: A folder of the arm's own.
         on_progress: Told about once a second.
@@ -131,6 +139,7 @@ def train_arm(
             config=recipe.training,
             loss=build_loss(recipe.distillation, arm, **shapes),
             cache=cache,
+            cache_tokenizer=teacher_tokenizer,
             teacher=beside if arm == "kd" else None,
             workspace=workspace,
             on_progress=on_progress,
@@ -172,16 +181,17 @@ def distill(
     teacher, _ = prepare_teacher(
         recipe, rows, workspace / "teacher", workspace / "teacher-training", on_progress=on_progress
     )
-    tokenizer = load_tokenizer(workspace / "teacher")
-    student = start_student(recipe, teacher, tokenizer, rows, workspace).model
-    cache = _cache(recipe, teacher, tokenizer, rows, workspace, on_progress) if arm == "kd" else None
+    teacher_tokenizer = load_tokenizer(workspace / "teacher")
+    start, tokenizer = start_student(recipe, teacher, teacher_tokenizer, rows, workspace)
+    cache = _cache(recipe, teacher, teacher_tokenizer, rows, workspace, on_progress) if arm == "kd" else None
     outcome = train_arm(
         recipe,
         arm,
-        student=student,
+        student=start.model,
         tokenizer=tokenizer,
         rows=rows,
         teacher=teacher if arm == "kd" else None,
+        teacher_tokenizer=teacher_tokenizer,
         cache=cache,
         workspace=workspace / f"training-{arm}",
         on_progress=on_progress,

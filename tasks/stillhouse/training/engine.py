@@ -54,6 +54,8 @@ class TrainingJob:
     loss: DistillationLoss
     cache: TeacherCache | SparseCache | None = None
     """The teacher's answers to the rows."""
+    cache_tokenizer: Tokenizer | None = None
+    """By whose tokens the cache finds a text; by default the student's, which is the teacher's unless trimmed."""
     teacher: PreTrainedModel | None = None
     """Runs beside the student: needed where the loss compares what a cache can't hold, and without a cache."""
     workspace: Path
@@ -181,7 +183,15 @@ def _samples(job: TrainingJob) -> Samples:
     if job.task == "text-classification":
         assert cache is None or isinstance(cache, TeacherCache)
         labels = job.model.config.num_labels
-        return ClassifierSamples(job.rows, job.tokenizer, config, num_labels=labels, cache=cache, with_hidden=last)
+        return ClassifierSamples(
+            job.rows,
+            job.tokenizer,
+            config,
+            num_labels=labels,
+            cache=cache,
+            cache_tokenizer=job.cache_tokenizer or job.tokenizer,
+            with_hidden=last,
+        )
     assert cache is None or isinstance(cache, SparseCache)
     documents = documents_of(
         job.task,

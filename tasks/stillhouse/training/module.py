@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -151,7 +152,9 @@ class _LastStates:
     def __init__(self, student: PreTrainedModel) -> None:
         self._layer = model_shape(student).layers
         self._states: dict[int, torch.Tensor] = {}
-        student.base_model.register_forward_hook(self._keep)
+        plain = student.get_base_model() if isinstance(student, PeftModel) else student
+        body: nn.Module = plain.base_model
+        body.register_forward_hook(self._keep)
 
     def take(self) -> Captured:
         """Return them, and forget them."""

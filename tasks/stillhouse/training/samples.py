@@ -89,6 +89,7 @@ class ClassifierSamples:
         *,
         num_labels: int,
         cache: TeacherCache | None,
+        cache_tokenizer: Tokenizer,
         with_hidden: int | None,
     ) -> None:
         """Tokenize, and find each row in the teacher's cache.
@@ -99,6 +100,7 @@ class ClassifierSamples:
             config: Of the training.
             num_labels: Of the classifier.
             cache: The teacher's answers, if they count.
+            cache_tokenizer: By whose tokens the cache finds a row.
             with_hidden: Number of the teacher's last layer if its cached hidden states count.
 
         Raises:
@@ -116,7 +118,12 @@ class ClassifierSamples:
         self._pad_token_id = tokenizer.pad_token_id
         self._cache = cache
         self._last_layer = with_hidden
-        self._found = [cache.find(id_, ids) for id_, ids in zip(document_ids, self._ids, strict=True)] if cache else []
+        self._found = []
+        if cache:
+            known = self._ids
+            if cache_tokenizer is not tokenizer:
+                known = encode(cache_tokenizer, list(rows["text"]), config.max_tokens).ids
+            self._found = [cache.find(id_, ids) for id_, ids in zip(document_ids, known, strict=True)]
 
     def micro_batch(self, sequences: Sequences) -> MicroBatch:
         """Return the tensors of some texts."""

@@ -75,7 +75,7 @@ class DistillationTrainer(Trainer):
         """
         step: Step = inputs["step"]
         self._module.train()
-        batches, count = self._batches(step)
+        batches, count = self._batches(step, inputs["batches"])
         if self._recorder.measures_gradients(step.number):
             self._measure(batches[0])
         configured = self._module.loss.weights
@@ -103,11 +103,10 @@ class DistillationTrainer(Trainer):
         self.accelerator.backward(value.total * scale)
         return value
 
-    def _batches(self, step: Step) -> tuple[list[MicroBatch], Count]:
+    def _batches(self, step: Step, made: list[MicroBatch]) -> tuple[list[MicroBatch], Count]:
         if self._writer and self._writer.writes_in(step.number):
             return self._written(step)
-        batches = [self._judged(batch, step) for batch in self._loader.micro_batches(step)]
-        return batches, step.count
+        return [self._judged(batch, step) for batch in made], step.count
 
     def _written(self, step: Step) -> tuple[list[MicroBatch], Count]:
         """Return a step whose texts the student writes and the live teacher judges."""
