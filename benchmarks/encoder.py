@@ -40,10 +40,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
         manifest, seconds = ours.prepare(recipe, table, workspace)
+        ours.write_tokens(recipe, workspace)
         shared = {
             "--student": workspace / "student",
             "--teacher": workspace / "teacher",
-            "--tokens": ours.write_tokens(recipe, workspace),
+            "--tokens": workspace / ours.TOKENS,
             "--batch": recipe.training.batch_size,
             "--alpha": recipe.distillation.alpha,
             "--temperature": recipe.distillation.temperature,

@@ -8,11 +8,11 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
 
 from peers.gate import Gate
 from stillhouse.contract import sha256_of_file
@@ -24,7 +24,9 @@ from stillhouse.teacher import CacheManifest
 from stillhouse.training import open_cache, prepare_teacher, start_student, train_arm, write_shard
 from stillhouse.training.batches import StepLoader
 from stillhouse.training.knowledge import recipe_documents
-from stillhouse.training.samples import ClassifierSamples, LanguageSamples
+
+TOKENS = "tokens.npz"
+"""In the workspace: what `peers/sides.py` trains on."""
 
 
 def digests(workspace: Path) -> dict[str, str]:
@@ -53,8 +55,8 @@ def prepare(recipe: Recipe, table: pd.DataFrame, workspace: Path) -> tuple[Cache
     return manifest, time.perf_counter() - started
 
 
-def write_tokens(recipe: Recipe, workspace: Path) -> Path:
-    """Write the tokens that we train on, for the others."""
+def write_tokens(recipe: Recipe, workspace: Path) -> list[int]:
+    """Write the tokens that we train on, for the others, and return the length of each document."""
     rows = load_frozen(workspace / "train.parquet")
     tokenizer = load_tokenizer(workspace / "student")
     arrays: dict[str, Any]
@@ -63,23 +65,21 @@ def write_tokens(recipe: Recipe, workspace: Path) -> Path:
         arrays = {"labels": np.asarray(rows["label"])}
     else:
         documents, arrays = [document.ids_L for document in recipe_documents(recipe, tokenizer, rows)], {}
-    path = workspace / "tokens.npz"
-    lengths = np.asarray([len(ids) for ids in documents])
-    np.savez(path, ids=np.concatenate([np.asarray(ids) for ids in documents]), lengths=lengths, **arrays)
-    return path
+    lengths = [len(ids) for ids in documents]
+    flat = np.concatenate([np.asarray(ids) for ids in documents])
+    np.savez(workspace / TOKENS, ids=flat, lengths=np.asarray(lengths), **arrays)
+    return lengths
 
 
-def step_loader(recipe: Recipe, rows: Dataset, workspace: Path) -> StepLoader:
-    """Return the same plan of steps as the training's."""
-    tokenizer, config = load_tokenizer(workspace / "student"), recipe.training
-    samples: ClassifierSamples | LanguageSamples
-    if recipe.task == "text-classification":
-        num_labels = len(recipe.data.labels)
-        samples = ClassifierSamples(rows, tokenizer, config, num_labels=num_labels, cache=None, with_hidden=None)
-    else:
-        documents = recipe_documents(recipe, tokenizer, rows)
-        samples = LanguageSamples(documents, 0, causal=True, cache=None, with_hidden=None)
-    return StepLoader(samples, config, packed=recipe.task == "causal-lm" and config.packing)
+def step_loader(recipe: Recipe, lengths: list[int]) -> StepLoader:
+    """Return the same plan of steps as the training's.
+
+    Args:
+        recipe: Of the training.
+        lengths: Tokens of each document.
+    """
+    samples: Any = SimpleNamespace(lengths=lengths, targets=lengths)
+    return StepLoader(samples, recipe.training, packed=recipe.task == "causal-lm" and recipe.training.packing)
 
 
 def command(workspace: Path) -> list[str]:
@@ -101,7 +101,8 @@ def main() -> None:
         load_model(workspace / name, task=recipe.task, labels=recipe.data.labels) for name in ("teacher", "student")
     )
     cache = open_cache(recipe, [workspace / "cache"], teacher, tokenizer, rows, **digests(workspace))
-    loader = step_loader(recipe, rows, workspace)
+    with np.load(workspace / TOKENS, allow_pickle=False) as file:
+        loader = step_loader(recipe, file["lengths"].tolist())
     Gate(plan=(loader.seen, loader.tokens))
     train_arm(
         recipe,

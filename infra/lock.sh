@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into infra/locks/{run,test}.lock, with hashes, for Python 3.11 to 3.13 on every platform.
 #
+# What is locked already stays as it is, unless UPGRADE=1 asks for the newest of everything.
+#
 # torch and the accelerator libraries that only it needs stay out: a machine may offer another build of the same
 # release (CPU, CUDA, ROCm), and a lock can't hold the digests of all of them. infra/install.sh pins torch exactly.
 set -euo pipefail
@@ -10,6 +12,7 @@ lock() {
     local out=$1; shift
     local extras=()
     for extra in "$@"; do extras+=(--extra "$extra"); done
+    if [ -z "${UPGRADE:-}" ] && [ -f "$out" ]; then cp "$out" "$out.tmp"; fi
     .venv/bin/uv pip compile pyproject.toml "${extras[@]}" --quiet --universal --python-version 3.11 \
         --generate-hashes --no-header --no-annotate --output-file "$out.tmp"
     local torch_only=()

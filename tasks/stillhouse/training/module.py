@@ -153,8 +153,7 @@ class _LastStates:
         self._layer = model_shape(student).layers
         self._states: dict[int, torch.Tensor] = {}
         plain = student.get_base_model() if isinstance(student, PeftModel) else student
-        body: nn.Module = plain.base_model
-        body.register_forward_hook(self._keep)
+        plain.base_model.register_forward_hook(self._keep)  # type: ignore[union-attr]
 
     def take(self) -> Captured:
         """Return them, and forget them."""

@@ -92,7 +92,7 @@ class DistillationTrainer(Trainer):
         numbers = parallel.total(torch.stack(list(sums.values())).float())
         loss, *terms = numbers.tolist()
         told = dict(zip(list(sums)[1:], terms, strict=True))
-        self._guard.check(step.number + 1, told | {"total": loss})
+        self._guard.check(step.number + 1, told)
         self._recorder.add(loss, told)
         return numbers[0]
 
