@@ -16,6 +16,7 @@ averaged. Everything is at temperature ``--temperature``.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -32,7 +33,7 @@ import torch
 from torch.nn import functional
 
 from stillhouse.losses import LogitLoss, SparseTargets
-from stillhouse.losses.sparse import sparse_divergence_sum
+from stillhouse.losses.sparse import entry_positions, slice_positions, sparse_divergence_sum
 from stillhouse.models import (
     Document,
     configure_torch,
@@ -137,7 +138,7 @@ def measure_cache(model: Any, documents: Sequence[Document], vocabulary: int, te
             scored = score_documents(model, documents, batches, **options)
             write_sparse_cache(folder, scored, identity=identity, shard=0, num_shards=1)
 
-        body_seconds, write_seconds = alternate(3, body, write)
+        body_seconds, write_seconds = alternate(5, body, write)
         cache = SparseCache.open([folder], identity)
         found = [cache.find(document) for document in documents]
 
@@ -182,18 +183,10 @@ def compare(
         with torch.inference_mode():
             logits_NV = target_logits(teacher, batch, vocabulary)
         probabilities_NV = (logits_NV / temperature).softmax(-1).clone()
-        graph = StudentGraph(student, batch, vocabulary, temperature)
-        exact, _ = graph.gradient(lambda part, start: dense_loss(part, logits_NV, start, temperature))
+        graph = StudentGraph(student, batch, vocabulary)
+        exact = graph.gradient(functools.partial(dense_loss, logits_NV=logits_NV, temperature=temperature))
         for kept in ways(probabilities_NV, batch, vocabulary):
-            found, loss = graph.gradient(
-                lambda part, start, kept=kept: sparse_divergence_sum(
-                    part,
-                    slice_targets(kept.targets, start, len(part)),
-                    temperature=temperature,
-                    divergence="forward-kl",
-                    mixture=0.5,
-                )
-            )
+            found = graph.gradient(functools.partial(sparse_loss, targets=kept.targets, temperature=temperature))
             row = sums.setdefault(kept.name, {"way": kept.name, "size": kept.size, "parts": []})
             row["parts"].append((kept.num_bytes, *errors(kept.targets, probabilities_NV), angle(found, exact)))
     return [
@@ -229,21 +222,19 @@ def target_states(model: Any, documents: Sequence[Document]) -> list[torch.Tenso
 class StudentGraph:
     """The student's forward pass over a batch, from which several losses' gradients are taken."""
 
-    def __init__(self, student: Any, documents: Sequence[Document], vocabulary: int, temperature: float) -> None:
+    def __init__(self, student: Any, documents: Sequence[Document], vocabulary: int) -> None:
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._weight_VD = output_head(student).weight_VD
         self._vocabulary = vocabulary
         self._states_ND = torch.cat(target_states(student.eval(), documents))
 
-    def gradient(self, loss: Callable[[torch.Tensor, int], torch.Tensor]) -> tuple[list[torch.Tensor], float]:
-        """Return the gradient of a loss of logits_NV, given some rows at a time, and the loss."""
+    def gradient(self, loss: Callable[[torch.Tensor, int], torch.Tensor]) -> list[torch.Tensor]:
+        """Return the gradient of a loss, called with logits_RV of some rows and the first row's number."""
         states_ND = self._states_ND.detach().requires_grad_()
         weight_VD = self._weight_VD.detach().requires_grad_()
-        total = 0.0
         for start in range(0, len(states_ND), ROWS):
             part = loss(functional.linear(states_ND[start : start + ROWS], weight_VD)[:, : self._vocabulary], start)
             part.backward()
-            total += part.item()
         through = torch.autograd.grad(
             self._states_ND, self._parameters, grad_outputs=states_ND.grad, retain_graph=True, allow_unused=True
         )
@@ -251,15 +242,21 @@ class StudentGraph:
         head = next(place for place, value in enumerate(self._parameters) if value is self._weight_VD)
         assert weight_VD.grad is not None
         gradients[head] = gradients[head] + weight_VD.grad
-        return gradients, total
+        return gradients
 
 
-def dense_loss(part_RV: torch.Tensor, logits_NV: torch.Tensor, start: int, temperature: float) -> torch.Tensor:
+def dense_loss(part_RV: torch.Tensor, start: int, *, logits_NV: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return forward KL from the whole distributions."""
     teacher_RV = logits_NV[start : start + len(part_RV)].clone()
     labels_R = torch.zeros(len(part_RV), dtype=torch.int64)
     loss = LogitLoss(alpha=0.0, temperature=temperature, divergence="forward-kl")
     return loss.terms(part_RV, labels_R, teacher_RV)["kd"] / temperature**2
+
+
+def sparse_loss(part_RV: torch.Tensor, start: int, *, targets: SparseTargets, temperature: float) -> torch.Tensor:
+    """Return forward KL from kept distributions."""
+    chosen = slice_positions(targets, start, start + len(part_RV))
+    return sparse_divergence_sum(part_RV, chosen, temperature=temperature, divergence="forward-kl", mixture=0.5)
 
 
 def ways(probabilities_NV: torch.Tensor, documents: Sequence[Document], vocabulary: int) -> list[Kept]:
@@ -333,7 +330,7 @@ def targets_of(records: Records, samples: int) -> SparseTargets:
 
 def masses(targets: SparseTargets) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each entry's position, and each position's mass."""
-    positions_K = torch.repeat_interleave(torch.arange(targets.num_positions), targets.offsets_S.diff())
+    positions_K = entry_positions(targets)
     return positions_K, torch.zeros(targets.num_positions).index_add_(0, positions_K, targets.probabilities_K)
 
 
@@ -357,17 +354,6 @@ def joined(head: SparseTargets, tail: SparseTargets, tail_mass_N: torch.Tensor) 
         offsets_S=head.offsets_S + tail.offsets_S,
         ids_K=torch.cat([head.ids_K, tail.ids_K])[order],
         probabilities_K=values[order],
-    )
-
-
-def slice_targets(targets: SparseTargets, start: int, rows: int) -> SparseTargets:
-    """Return the targets of some positions."""
-    offsets_S = targets.offsets_S[start : start + rows + 1]
-    entries = slice(int(offsets_S[0]), int(offsets_S[-1]))
-    return SparseTargets(
-        offsets_S=offsets_S - offsets_S[0],
-        ids_K=targets.ids_K[entries],
-        probabilities_K=targets.probabilities_K[entries],
     )
 
 
