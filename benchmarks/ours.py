@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from peers.gate import Gate
+
 from stillhouse.contract import sha256_of_file
 from stillhouse.data import freeze, load_frozen
 from stillhouse.models import configure_torch, encode, load_model, load_tokenizer, save_model

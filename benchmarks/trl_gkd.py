@@ -1,10 +1,11 @@
-"""Distilling a decoder, here and in TRL: ``python benchmarks/trl_gkd.py --peers PYTHON [--teacher FOLDER] [--out FILE]``.
+"""Distilling a decoder, here and in TRL: ``python benchmarks/trl_gkd.py --peers PYTHON [--teacher FOLDER]``.
 
 SmolLM2-135M teaches a student of every second of its 30 layers on newspaper English: forward KL at T = 1 on all tokens,
 nothing generated. TRL's GKD trainer runs the teacher at every step; here its distributions were sampled before, once.
 Two settings: rows of exactly 256 tokens, two a step; and sentences of natural length, which are packed into two rows of
 256 tokens here, while TRL pads as many sentences a step to the longest one. Tokens are those of the texts, without
-padding. Only steps are timed, in alternating rounds. PYTHON is that of the peers' environment; see benchmarks/README.md.
+padding. Only steps are timed, in alternating rounds. PYTHON is that of the peers' environment; see
+benchmarks/README.md.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from stillhouse.recipe import Recipe, load_recipe
 from stillhouse.store import fetch_source
 
 HERE = Path(__file__).resolve().parent
-ROW_TOKENS, ROWS_A_STEP, ROWS, SENTENCES = 256, 2, 24, 384
+ROW_TOKENS, ROWS_A_STEP, ROWS, SENTENCES = 256, 2, 16, 256
 CHANGES = {
     "distillation.alpha": 0.0,
     "distillation.temperature": 1.0,
@@ -86,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", required=True, metavar="PYTHON")
     parser.add_argument("--teacher", type=Path, help="a safetensors folder, instead of the recipe's GGUF file")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="of a round")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 1
 
 
 class Gate:
@@ -33,7 +33,7 @@ class Gate:
         self._plan = plan
         self._documents = self._tokens = self._step = 0
         self._asked = WARM_UP_STEPS
-        self._started = time.perf_counter()
+        self._started = _clocks()
         if student is not None:
             student.register_forward_pre_hook(self._count, with_kwargs=True)
         register_optimizer_step_post_hook(self._after_step)
@@ -47,21 +47,31 @@ class Gate:
         self._asked -= 1
         if self._asked:
             return
-        seconds = time.perf_counter() - self._started
+        seconds, cpu_seconds = (now - then for now, then in zip(_clocks(), self._started, strict=True))
         if self._plan:
             self._documents, self._tokens = (totals[self._step] for totals in self._plan)
         self._tell(
-            step=self._step, seconds=seconds, documents=self._documents, tokens=self._tokens, peak_mib=high_water()
+            step=self._step,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            documents=self._documents,
+            tokens=self._tokens,
+            peak_mib=high_water(),
         )
         line = sys.stdin.readline()
         if not line.strip():
             os._exit(0)  # Nothing of a training that was cut short is wanted.
         self._asked = int(line)
-        self._started = time.perf_counter()
+        self._started = _clocks()
 
     def _tell(self, **report: float) -> None:
         self._report.write(json.dumps(report) + "\n")
         self._report.flush()
+
+
+def _clocks() -> tuple[float, float]:
+    """Return seconds by the wall and of this process's threads."""
+    return time.perf_counter(), time.process_time()
 
 
 def high_water() -> float:

@@ -169,7 +169,9 @@ def torchdistill(arguments: argparse.Namespace, rows: Rows, collate: Collate, st
         return model(**sample).logits
 
     side = {"forward_proc": "logits", "requires_grad": True}
-    loss = {f"{role}_module_{part}": at for role in ("student", "teacher") for part, at in (("path", "."), ("io", "output"))}
+    loss = {
+        f"{role}_module_{part}": at for role in ("student", "teacher") for part, at in (("path", "."), ("io", "output"))
+    }
     box = get_distillation_box(
         teacher,
         student,
