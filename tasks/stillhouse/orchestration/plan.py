@@ -58,7 +58,7 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
             PlannedTask(
                 task_id=task,
                 stage="teach",
-                parameters={"shard": shard, "shards": len(shards)},
+                parameters={"shard": shard, "shards": len(shards), "hidden": recipe.distillation.caches_hidden},
                 inputs=train | teacher,
             )
             for shard, task in enumerate(shards)

@@ -30,8 +30,8 @@ class StageSpec:
     """What a stage is and what its result depends on."""
 
     name: StageName
-    reads: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    """Dotted fields of the recipe that the stage reads, given the task's parameters."""
+    reads: Callable[[Recipe, Mapping[str, Any]], tuple[str, ...]]
+    """Dotted fields of the recipe that the stage reads, given the recipe and the task's parameters."""
     code: tuple[str, ...]
     """Packages and modules below ``stillhouse`` that can change the result, besides the stage's own module. The rooms
     recipe, contract and store are left out: they carry data, and what they carry is pinned by digest."""
@@ -56,11 +56,18 @@ class StageSpec:
         return code_version((*self.code, own, "stages.context"), self.distributions)
 
 
-def _reads(*fields: str) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
-    return lambda parameters: fields
+def _reads(*fields: str) -> Callable[[Recipe, Mapping[str, Any]], tuple[str, ...]]:
+    return lambda recipe, parameters: fields
 
 
-def _distill_reads(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+def _teach_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    common = ("task", "teacher.batch_size", "teacher.source", "training.max_tokens", "data.labels")
+    if recipe.task == "text-classification":
+        return common  # logits serve any temperature
+    return (*common, "teacher.cache", "distillation.temperature", "training.mask_share", "training.seed")
+
+
+def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     common = ("task", "training", "data.labels", "student.lora", "student.seed")
     if parameters["arm"] == "sft":
         return common
@@ -76,8 +83,9 @@ _SIGNAL = (
     "distillation.balance",
     "distillation.on_policy",
 )
-_TRAINING_CODE = ("models", "losses", "teacher", "training")
+_TRAINING_CODE = ("models", "losses", "data", "teacher", "student", "training")
 _TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_TRAINING = (*_TORCH, "accelerate", "peft", "gguf")
 
 CATALOG: dict[StageName, StageSpec] = {
     spec.name: spec
@@ -92,28 +100,28 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="prepare-teacher",
             reads=_reads("task", "teacher.source", "teacher.finetune", "data.labels"),
-            code=(*_TRAINING_CODE, "data.frozen"),
-            distributions=(*_TORCH, "accelerate"),
+            code=_TRAINING_CODE,
+            distributions=_TRAINING,
             sources=lambda recipe: {"teacher": recipe.teacher.source},
         ),
         StageSpec(
             name="initialise",
             reads=_reads("task", "student", "training.max_tokens", "data.labels"),
             code=_TRAINING_CODE,
-            distributions=(*_TORCH, "accelerate", "peft"),
+            distributions=_TRAINING,
             sources=lambda recipe: {"student": recipe.student.source} if recipe.student.source else {},
         ),
         StageSpec(
             name="teach",
-            reads=_reads("task", "teacher", "training", "distillation", "data.labels"),
+            reads=_teach_reads,
             code=_TRAINING_CODE,
-            distributions=(*_TORCH, "accelerate"),
+            distributions=_TRAINING,
         ),
         StageSpec(
             name="distill",
             reads=_distill_reads,
-            code=(*_TRAINING_CODE, "data.frozen"),
-            distributions=(*_TORCH, "accelerate"),
+            code=_TRAINING_CODE,
+            distributions=_TRAINING,
         ),
         StageSpec(
             name="evaluate",
@@ -131,6 +139,7 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.prepare",
                 "data.tables",
                 "data.reading",
+                "models",
                 "evaluation",
             ),
             distributions=("jinja2", "matplotlib"),
@@ -139,7 +148,7 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="promote",
             reads=_reads("promotion", "data", "teacher"),
-            code=("promotion",),
+            code=("promotion", "tracking"),
             distributions=("mlflow",),
             reusable=False,
         ),
@@ -165,7 +174,7 @@ def key_of(request: StageRequest) -> str:
     spec = CATALOG[request.stage]
     recipe = request.parsed_recipe()
     plain = recipe.model_dump(mode="json")
-    part = {field: _field(plain, field) for field in spec.reads(request.parameters)}
+    part = {field: _field(plain, field) for field in spec.reads(recipe, request.parameters)}
     part["cpus"] = recipe.resources.of(request.stage).cpus
     # What acts on the outside world acts for one run, and its result is that run's alone.
     own = {} if spec.reusable else {"run_id": request.run_id}
