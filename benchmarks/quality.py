@@ -1,8 +1,8 @@
 """What a student learns from each kind of teacher signal at equal steps: held-out loss, calibration, fidelity.
 
-    .venv/bin/python benchmarks/quality.py WORKSPACE [--steps 60] [--documents 120] [--threads 2] [--out quality.json]
+    .venv/bin/python benchmarks/quality.py WORKSPACE [--steps 40] [--documents 60] [--threads 2] [--out quality.json]
 
-SmolLM2-135M into 15 of its layers, on the recipe `benchmarks/recipes/smollm.yaml` in packs of 2 x 256 tokens. Every
+SmolLM2-135M into 15 of its layers, on the recipe `benchmarks/recipes/smollm.yaml`, one pack of 256 tokens a step. Every
 student starts from the same weights and sees the same packs in the same order; only the signal differs (alpha = 0, T =
 1, but for ``ce``). The held-out documents are the recipe's test set. ``KL`` is that of teacher and student, whole
 distributions; ``ECE`` is of the most likely token in 15 bins of equal mass; ``+-`` is a standard error over documents.
@@ -67,13 +67,13 @@ def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workspace", type=Path)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--documents", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--documents", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     configure_torch(threads=options.threads, seed=0)
-    recipe = load_recipe(RECIPE, {"training.batch_size": 2, "training.micro_batch_size": 2})
+    recipe = load_recipe(RECIPE, {"training.batch_size": 1, "training.micro_batch_size": 1})
     options.workspace.mkdir(parents=True, exist_ok=True)
     tables = load_tables(recipe.data, fetch_source)
     for name in ("train", "test"):
@@ -83,9 +83,9 @@ def main() -> None:
     tokenizer = load_tokenizer(options.workspace / "teacher")
     start, _ = start_student(recipe, teacher, tokenizer, rows, options.workspace)
     documents = recipe_documents(recipe, tokenizer, held_out)[: options.documents]
-    # About 500 tokens a step, and what the steps need is all that is scored.
+    # About 250 tokens a step, and what the steps need is all that is scored.
     needed = recipe_documents(recipe, tokenizer, rows)
-    count = int(np.searchsorted(np.cumsum([len(d.ids_L) for d in needed]), 500 * options.steps)) + 1
+    count = int(np.searchsorted(np.cumsum([len(d.ids_L) for d in needed]), 250 * options.steps)) + 1
     rows = rows.select(range(min(count, len(rows))))
     vocabulary = vocabulary_size(teacher, tokenizer)
     results = {
