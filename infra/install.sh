@@ -40,7 +40,8 @@ else
     echo "  uv can't be had here; pip does it, more slowly"
     "$python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$lock"
 fi
-torch=$(sed -nE 's/^ *"(torch==[^"]+)",$/\1/p' pyproject.toml)
+# The first one named: the optional groups may name it again.
+torch=$(sed -nE 's/^ *"(torch==[^"]+)",$/\1/p' pyproject.toml | head -n 1)
 echo "▸ installing $torch"
 # pip, not uv: pip honours a build of torch that this machine's pip settings point to.
 "$python" -m pip install --quiet --disable-pip-version-check "$torch"
