@@ -10,7 +10,7 @@ from stillhouse.models.folders import (
     template_sha256,
     tokenizer_sha256,
 )
-from stillhouse.models.heads import HeadTap, OutputHead, check_head, head_states, output_head, vocabulary_size
+from stillhouse.models.heads import OutputHead, check_head, head_states, output_head, vocabulary_size, watch_body
 from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, model_shape
 from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.predicting import Predictions, predict
@@ -21,7 +21,6 @@ __all__ = [
     "Captured",
     "Document",
     "Encoded",
-    "HeadTap",
     "ModelShape",
     "OutputHead",
     "Predictions",
@@ -49,4 +48,5 @@ __all__ = [
     "template_sha256",
     "tokenizer_sha256",
     "vocabulary_size",
+    "watch_body",
 ]

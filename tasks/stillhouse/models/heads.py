@@ -4,12 +4,15 @@ A head maps states of width D to V logits. At 49,000 ids a token's logits take 8
 neither scoring nor training lets the model compute them for a whole batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import torch
+from peft import PeftModel
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -87,13 +90,29 @@ class HeadTap:
 def head_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     """Run a model's body and return what its head would be given: states_BTD, through which gradients flow.
 
+    A decoder keeps no key-value cache: nothing is generated, and with one there is no mask between packed documents.
+
     Raises:
         ConfigurationError: The model has no linear head.
         StageBug: The forward pass did not reach the head.
     """
+    if hasattr(model.config, "use_cache"):
+        inputs["use_cache"] = False
     with HeadTap(model) as tap:
         model(**inputs)
         return tap.take()
+
+
+def watch_body(model: PreTrainedModel, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Hand the last states_BTD of a model's body, after a decoder's final norm, to ``keep`` at every forward pass.
+
+    Returns:
+        What ends it.
+    """
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    body = plain.base_model
+    assert isinstance(body, nn.Module)
+    return body.register_forward_hook(lambda _module, _inputs, output: keep(output[0]))
 
 
 def check_head(model: PreTrainedModel) -> None:

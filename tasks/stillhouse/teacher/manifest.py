@@ -29,7 +29,7 @@ class CacheIdentity(Config):
     """Of a text, or of a piece of it."""
     hidden: bool
     """Whether last hidden states are kept."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32"] = "float32"
     """In which the teacher ran. A classifier's logits are kept in float32, hidden states in float16."""
     method: Literal["dense", "systematic", "random", "top-k"] = "dense"
     """A classifier's logits are kept whole; a language model's distributions as `CacheConfig` says."""

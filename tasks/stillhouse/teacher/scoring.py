@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,16 @@ import torch
 from transformers import PreTrainedModel
 
 from stillhouse.contract import DataRejected, Progress
-from stillhouse.models import Document, HeadTap, check_head, is_causal, length_buckets, output_head, pad_batch
+from stillhouse.models import (
+    Document,
+    check_head,
+    head_states,
+    is_causal,
+    length_buckets,
+    output_head,
+    pad_batch,
+    watch_body,
+)
 from stillhouse.recipe import CacheConfig
 from stillhouse.teacher.sampling import Records, join_records, largest, sample, sample_points
 
@@ -121,16 +129,16 @@ def _run(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], *, hidden: bool
 ) -> tuple[torch.Tensor, npt.NDArray[np.float16] | None]:
     """Return what the head is given, and the body's last states."""
+    placed = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    if not hidden:
+        return head_states(model, **placed), None
     last: list[torch.Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda _module, _inputs, output: last.append(output[0]))
-    options: dict[str, Any] = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    handle = watch_body(model, last.append)
     try:
-        with HeadTap(model) as tap:
-            model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, **options)
-            states_BTD = tap.take()
+        states_BTD = head_states(model, **placed)
     finally:
         handle.remove()
-    return states_BTD, last[0].to(torch.float16).cpu().numpy() if hidden else None
+    return states_BTD, last[0].to(torch.float16).cpu().numpy()
 
 
 @torch.no_grad()

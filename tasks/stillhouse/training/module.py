@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,7 +19,7 @@ from stillhouse.losses import (
     Predicted,
     TeacherStates,
 )
-from stillhouse.models import Captured, HeadTap, Tap, TapRequest, model_shape, output_head
+from stillhouse.models import Captured, Tap, TapRequest, head_states, model_shape, output_head, watch_body
 from stillhouse.training.samples import MicroBatch
 
 
@@ -63,9 +62,7 @@ class DistillationModel(nn.Module):
         is_language_model = batch.positions_N is not None
         with _autocast(self._precision, batch.segments_BT.device):
             if is_language_model:
-                with HeadTap(self.student) as tap:
-                    self.student(**batch.inputs, **_no_cache(self.student))
-                    states_BTD = tap.take()
+                states_BTD = head_states(self.student, **batch.inputs)
             else:
                 logits_MC = self.student(**batch.inputs).logits
         answer: Classified | Predicted
@@ -125,9 +122,7 @@ class LiveTeacher:
             logits_MC = self._model(**batch.inputs).logits
             judged = replace(batch, teacher_logits_MC=logits_MC) if answers else batch
         else:
-            with HeadTap(self._model) as tap:
-                self._model(**batch.inputs, **_no_cache(self._model))
-                states_BTD = tap.take()
+            states_BTD = head_states(self._model, **batch.inputs)
             states = TeacherStates(
                 hidden_NE=states_BTD.flatten(0, 1)[batch.positions_N],
                 head=head_of(self._model, self._vocabulary, dtype=states_BTD.dtype),
@@ -152,8 +147,7 @@ class _LastStates:
     def __init__(self, student: PreTrainedModel) -> None:
         self._layer = model_shape(student).layers
         self._states: dict[int, torch.Tensor] = {}
-        plain = student.get_base_model() if isinstance(student, PeftModel) else student
-        plain.base_model.register_forward_hook(self._keep)  # type: ignore[union-attr]
+        watch_body(student, self._keep)
 
     def take(self) -> Captured:
         """Return them, and forget them."""
@@ -161,16 +155,11 @@ class _LastStates:
         self._states.clear()
         return captured
 
-    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self._states[self._layer] = output[0]
+    def _keep(self, states_BTD: torch.Tensor) -> None:
+        self._states[self._layer] = states_BTD
 
 
 def _autocast(precision: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device_type=device.type, dtype=precision)
-
-
-def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Ask a decoder for no key-value cache: nothing is generated, and with one there is no mask between documents."""
-    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}
