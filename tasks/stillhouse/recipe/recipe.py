@@ -56,7 +56,8 @@ class Recipe(Config):
             raise ValueError("student.vocabulary needs task text-classification")
         if self.student.vocabulary and self.distillation.features:
             raise ValueError("student.vocabulary changes the token ids, which features compare; leave one out")
-        sparse = self.task != "text-classification"
-        if sparse and self.distillation.divergence == "reverse-kl" and not self.distillation.on_policy:
+        on_policy = self.distillation.on_policy
+        reads_samples = self.task != "text-classification" and not (on_policy and on_policy.share == 1)
+        if reads_samples and self.distillation.divergence == "reverse-kl":
             raise ValueError("distillation.divergence reverse-kl is infinite for sampled distributions; use jsd")
         return self

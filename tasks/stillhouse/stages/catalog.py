@@ -64,7 +64,8 @@ def _teach_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ..
     common = ("task", "teacher.batch_size", "teacher.source", "training.max_tokens", "data.labels")
     if recipe.task == "text-classification":
         return common  # logits serve any temperature
-    return (*common, "teacher.cache", "distillation.temperature", "training.mask_share", "training.seed")
+    sampling = ("teacher.cache", "distillation.temperature", "distillation.features")
+    return (*common, *sampling, "training.mask_share", "training.seed")
 
 
 def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -98,7 +98,6 @@ def fit(job: TrainingJob) -> TrainingOutcome:
     _check_signals(job)
     samples = _samples(job)
     arguments = _arguments(config, job.workspace)
-    set_seed(config.seed + parallel.rank())
     loader = StepLoader(
         samples,
         config,
