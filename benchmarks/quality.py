@@ -1,11 +1,15 @@
 """What a student learns from each kind of teacher signal at equal steps: held-out loss, calibration, fidelity.
 
-    .venv/bin/python benchmarks/quality.py WORKSPACE [--steps 40] [--documents 60] [--threads 2] [--out quality.json]
+    .venv/bin/python benchmarks/quality.py WORKSPACE [--steps 40] [--documents 60] [--seeds 0,1] [--signals ce,full]
+        [--threads 2] [--out quality.json]
 
 SmolLM2-135M into 15 of its layers, on the recipe `benchmarks/recipes/smollm.yaml`, one pack of 256 tokens a step. Every
 student starts from the same weights and sees the same packs in the same order; only the signal differs (alpha = 0, T =
 1, but for ``ce``). The held-out documents are the recipe's test set. ``KL`` is that of teacher and student, whole
 distributions; ``ECE`` is of the most likely token in 15 bins of equal mass; ``+-`` is a standard error over documents.
+
+With several seeds (of the order of the packs and of the sampling) a second table compares each signal with the first
+one in pairs: the same seed has the same order. There ``+-`` is a standard error over seeds.
 """
 
 import argparse
@@ -29,6 +33,7 @@ from stillhouse.training.knowledge import recipe_documents
 
 RECIPE = Path(__file__).parent / "recipes" / "smollm.yaml"
 METHODS = ("systematic", "random", "top-k")
+SIGNALS = ("ce", *METHODS, "full")
 BINS = 15
 
 
@@ -69,6 +74,8 @@ def main() -> None:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--documents", type=int, default=60)
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0])
+    parser.add_argument("--signals", type=lambda text: text.split(","), default=list(SIGNALS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -88,27 +95,44 @@ def main() -> None:
     count = int(np.searchsorted(np.cumsum([len(d.ids_L) for d in needed]), 250 * options.steps)) + 1
     rows = rows.select(range(min(count, len(rows))))
     vocabulary = vocabulary_size(teacher, tokenizer)
-    results = {
+    anchors = {
         "teacher": measure(teacher, teacher, documents, vocabulary),
         "start": measure(start.model, teacher, documents, vocabulary),
     }
-    for name in ("ce", *METHODS, "full"):
-        began = time.monotonic()
-        student = copy.deepcopy(start.model)
-        results[name] = train(recipe, name, student, teacher, tokenizer, rows, options) | measure(
-            student, teacher, documents, vocabulary
-        )
-        print(f"{name}: {time.monotonic() - began:.0f} s in all", flush=True)
-    print(table(results, documents=len(documents)))
-    if options.out:
-        options.out.write_text(json.dumps({"steps": options.steps, "results": results}, indent=1))
+    runs = []
+    for seed in options.seeds:
+        results = dict(anchors)
+        for name in options.signals:
+            began = time.monotonic()
+            student = copy.deepcopy(start.model)
+            results[name] = train(with_seed(recipe, seed), name, student, teacher, tokenizer, rows, options) | measure(
+                student, teacher, documents, vocabulary
+            )
+            print(f"seed {seed}, {name}: {time.monotonic() - began:.0f} s in all", flush=True)
+        print(table(results, documents=len(documents)), flush=True)
+        runs.append({"seed": seed, "results": results})
+        if options.out:
+            options.out.write_text(json.dumps({"steps": options.steps, "runs": runs}, indent=1))
+    if len(runs) > 1:
+        print(over_seeds([run["results"] for run in runs], options.signals))
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return the recipe with another order of the packs and other samples."""
+    cache = recipe.teacher.cache.model_copy(update={"seed": seed})
+    return recipe.model_copy(
+        update={
+            "teacher": recipe.teacher.model_copy(update={"cache": cache}),
+            "training": recipe.training.model_copy(update={"seed": seed}),
+        }
+    )
 
 
 def train(
     recipe: Recipe, name: str, student: Any, teacher: Any, tokenizer: Any, rows: Any, options: argparse.Namespace
 ) -> dict[str, float]:
     """Train a student on one signal; return bytes a token and tokens a second."""
-    workspace, cache, size = options.workspace / name, None, 0.0
+    workspace, cache, size = options.workspace / f"{name}-{recipe.training.seed}", None, 0.0
     distillation = DistillationConfig(alpha=1.0 if name == "ce" else 0.0, temperature=1.0)
     if name in METHODS:
         method = CacheConfig.model_validate(recipe.teacher.cache.model_dump() | {"method": name})
@@ -148,7 +172,7 @@ def table(results: dict[str, dict[str, float]], *, documents: int) -> str:
     """Return a Markdown table."""
     tokens = results["teacher"]["tokens"]
     lines = [
-        f"{documents} held-out documents, {tokens:.0f} tokens; {results['ce']['steps']:.0f} steps",
+        f"{documents} held-out documents, {tokens:.0f} tokens; {list(results.values())[-1]['steps']:.0f} steps",
         "",
         "| signal | held-out loss, nats | ECE | KL from the teacher | bytes a token | tokens/s |",
         "|---|---:|---:|---:|---:|---:|",
@@ -160,6 +184,18 @@ def table(results: dict[str, dict[str, float]], *, documents: int) -> str:
             f"| {name} | {found['loss']:.3f} +- {found['standard_error']:.3f} | {found['ece']:.3f} | {found['kl']:.3f} "
             f"| {size} | {rate} |"
         )
+    return "\n".join(lines)
+
+
+def over_seeds(runs: list[dict[str, dict[str, float]]], signals: list[str]) -> str:
+    """Return a Markdown table of the differences from the first signal, over seeds."""
+    lines = [f"{len(runs)} seeds, each minus {signals[0]}", "", "| signal | loss | KL | ECE |", "|---|---:|---:|---:|"]
+    for name in signals[1:]:
+        cells = []
+        for figure in ("loss", "kl", "ece"):
+            gaps = [run[name][figure] - run[signals[0]][figure] for run in runs]
+            cells.append(f"{np.mean(gaps):+.3f} +- {np.std(gaps, ddof=1) / np.sqrt(len(gaps)):.3f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -41,8 +41,8 @@ def main(out: Path, sharding: str, step: int = 0) -> None:
             on_point=die,
         )
     )
-    weights = {name: parallel.whole(tensor.detach()).contiguous() for name, tensor in student.named_parameters()}
     if parallel.rank() == 0:
+        weights = {name: tensor.detach().contiguous() for name, tensor in outcome.model.named_parameters()}
         (out / "history.json").write_bytes(pretty_json(outcome.history))
         save_file(weights, out / "weights.safetensors")
 

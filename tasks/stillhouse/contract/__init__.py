@@ -14,20 +14,25 @@ from stillhouse.contract.errors import (
     exit_code_of,
 )
 from stillhouse.contract.evidence import (
-    Comparison,
     Decision,
-    Estimate,
-    EvaluationSummary,
-    ModelScores,
+    IntegrityCheck,
     ModelTiming,
     Promotion,
     RuleOutcome,
-    SuiteSummary,
     Timings,
     Verdict,
 )
 from stillhouse.contract.keys import code_version, content_key
 from stillhouse.contract.quiet import QUIET, be_quiet
+from stillhouse.contract.scores import (
+    METRICS,
+    Comparison,
+    Estimate,
+    EvaluationSummary,
+    Metric,
+    ModelScores,
+    SuiteSummary,
+)
 from stillhouse.contract.stage import (
     RESULT_FILE,
     Artifact,
@@ -40,6 +45,7 @@ from stillhouse.contract.stage import (
 from stillhouse.contract.training import HistoryPoint, TrainingHistory
 
 __all__ = [
+    "METRICS",
     "QUIET",
     "RESULT_FILE",
     "Artifact",
@@ -52,7 +58,9 @@ __all__ = [
     "EvaluationSummary",
     "ExitCode",
     "HistoryPoint",
+    "IntegrityCheck",
     "IntegrityError",
+    "Metric",
     "ModelScores",
     "ModelTiming",
     "NotPermitted",

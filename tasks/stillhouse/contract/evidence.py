@@ -1,93 +1,12 @@
-"""What an evaluation found, what the gate made of it, and what a promotion did: the files that reviewers read."""
+"""What models cost, what the gate made of the evidence, and what a promotion did: the files that reviewers read."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from stillhouse.contract.canonical import canonical_json, sha256_of
+from stillhouse.contract.scores import Estimate
 from stillhouse.recipe import Config, Sha256
-
-
-class Estimate(Config):
-    """A figure that never travels without its uncertainty."""
-
-    value: float
-    low: float
-    high: float
-    """Bounds of the interval at the summary's confidence."""
-    standard_error: float = Field(ge=0)
-    n: int = Field(ge=1)
-    """Items behind the figure."""
-
-
-class ModelScores(Config):
-    """One model on one suite."""
-
-    accuracy: Estimate
-    macro_f1: Estimate
-    """Unweighted mean of the F1 of every label that occurs in the suite."""
-    ece: Estimate
-    """Expected calibration error, equal-mass bins."""
-    nll: Estimate
-    """Mean negative log-likelihood of the labels, in nats."""
-    agreement: Estimate | None = None
-    """Share of items on which the model predicts what the teacher predicts; None for the teacher."""
-    truncated: int = Field(ge=0)
-    """Items longer than the model was given to read."""
-
-
-class SuiteSummary(Config):
-    """All models on one frozen set of items."""
-
-    name: str
-    kind: Literal["in-domain", "shifted-domain"]
-    num_items: int = Field(ge=1)
-    items_sha256: Sha256
-    """Digest of the frozen items."""
-    models: dict[str, ModelScores]
-
-
-class Comparison(Config):
-    """Two models on the same items."""
-
-    suite: str
-    metric: Literal["accuracy"] = "accuracy"
-    model: str
-    baseline: str
-    difference: Estimate
-    """Model minus baseline, paired by item."""
-    p_value: float = Field(ge=0, le=1)
-    """Exact McNemar test that the two are equally often right."""
-
-
-class EvaluationSummary(Config):
-    """Everything that the gate and the report know about quality. Recomputable from the records."""
-
-    schema_id: Literal["stillhouse/evaluation/1"] = "stillhouse/evaluation/1"
-    confidence: float
-    resamples: int
-    candidate: str
-    """Name of the student that asks for promotion."""
-    models: tuple[str, ...]
-    """``teacher``, the arms (``kd``, ``sft``), ``start`` (the student before distillation), ``champion`` if any."""
-    suites: tuple[SuiteSummary, ...] = Field(min_length=1)
-    """The in-domain suite first."""
-    comparisons: tuple[Comparison, ...]
-    """On every suite: candidate against ``teacher``, ``start``, and ``sft`` and ``champion`` where they exist."""
-    retention: dict[str, Estimate]
-    """By suite: the candidate's accuracy divided by the teacher's, paired by item."""
-    drops: dict[str, dict[str, Estimate]]
-    """By model, then by shifted suite: in-domain accuracy minus the accuracy there."""
-    excess_drops: dict[str, Estimate]
-    """By shifted suite: the candidate's drop minus the teacher's own, paired by item within each suite."""
-
-    def suite(self, name: str) -> SuiteSummary | None:
-        """Return the suite of that name, if it was run."""
-        return next((suite for suite in self.suites if suite.name == name), None)
-
-    def comparison(self, suite: str, baseline: str) -> Comparison | None:
-        """Return the candidate's comparison with ``baseline`` on ``suite``, if both were measured."""
-        return next((c for c in self.comparisons if c.suite == suite and c.baseline == baseline), None)
 
 
 class ModelTiming(Config):
@@ -112,6 +31,15 @@ class Timings(Config):
     models: dict[str, ModelTiming]
 
 
+class IntegrityCheck(Config):
+    """Something that must be in order before any figure counts, such as that no test text is in the training data."""
+
+    name: Literal["leakage", "contamination", "coverage"]
+    outcome: Literal["pass", "fail", "warn"]
+    detail: str
+    """What was found, in one line of counts and figures."""
+
+
 Verdict = Literal["promote", "reject", "inconclusive"]
 
 
@@ -126,6 +54,8 @@ class RuleOutcome(Config):
     value: Estimate | None = None
     """The figure that it judged; None if the evidence lacks it, which fails."""
     bound: float | None = None
+    power: float | None = Field(default=None, ge=0, le=1)
+    """Of a comparison: the chance that this many items settle the rule in favour of an equally good model."""
     reason: str
     """Why it came out like this, in one line."""
 
@@ -133,7 +63,7 @@ class RuleOutcome(Config):
 class Decision(Config):
     """What the gate decided, on what grounds. An approval is bound to its digest."""
 
-    schema_id: Literal["stillhouse/decision/1"] = "stillhouse/decision/1"
+    schema_id: Literal["stillhouse/decision/2"] = "stillhouse/decision/2"
     verdict: Verdict
     candidate: str
     model_sha256: Sha256
@@ -145,6 +75,10 @@ class Decision(Config):
     policy_sha256: Sha256
     evidence_sha256: Sha256
     """Digest of the evaluation summary."""
+    timings_sha256: Sha256 | None = None
+    """Digest of the timings, if a rule read them."""
+    checks: tuple[IntegrityCheck, ...] = ()
+    """What was known about the integrity of data and evidence."""
     rules: tuple[RuleOutcome, ...]
     notes: tuple[str, ...] = ()
     """What a reviewer must know although no rule asks, such as that distillation brought nothing."""

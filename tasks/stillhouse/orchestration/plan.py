@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stillhouse.recipe import Recipe, RecipeError, StageName
+from stillhouse.recipe import Recipe, StageName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +29,16 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     """Return the tasks of the workflow, each after everything that it needs.
 
     The control arm is trained whatever the teacher says, so it does not wait for the teacher's scores.
-
-    Raises:
-        RecipeError: The workflow can't judge a student of this task yet.
     """
-    if recipe.task != "text-classification":
-        raise RecipeError(
-            f"recipe {recipe.name}: a workflow evaluates classifiers only; train a {recipe.task} with "
-            "stillhouse.training.distill"
-        )
     train = {"train": ("validate", "train")}
     teacher = {"teacher": ("prepare-teacher", "model")}
     shards = [f"teach-{shard}" for shard in range(recipe.teacher.shards)]
     caches = {f"cache-{shard}": (task, "cache") for shard, task in enumerate(shards)}
     arms = recipe.distillation.arms
-    sets = ["train", "validation", "test", *(f"ood-{ood.name}" for ood in recipe.data.ood)]
-    data = {f"data-{name}": ("validate", name) for name in sets}
-    test_sets = {"test": ("validate", "test")} | {
-        f"ood-{ood.name}": ("validate", f"ood-{ood.name}") for ood in recipe.data.ood
-    }
+    measured = [name for name, _ in recipe.data.suites().values()]
+    data = {f"data-{name}": ("validate", name) for name in ("train", "validation", *measured)}
+    calibration = ["validation"] if recipe.evaluation.temperature_scaling else []
+    test_sets = {name: ("validate", name) for name in (*measured, *calibration)}
     models = {"start": ("initialise", "model")} | {arm: (f"distill-{arm}", "model") for arm in arms}
     histories = {f"history-{arm}": (f"distill-{arm}", "history") for arm in arms}
     return (

@@ -8,6 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stillhouse.contract import StageRequest
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +19,14 @@ SECONDS_TO_STOP = 20.0
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def stage_command(request: StageRequest, uri: str, work: Path) -> tuple[str, ...]:
+    """Return the command that runs ``request``, which lies at ``uri``, with this interpreter."""
+    processes = request.parsed_recipe().resources.of(request.stage).processes
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}") if processes > 1 else ()
+    stage = (sys.executable, *launcher, "-m", "stillhouse.cli", "stage", request.stage)
+    return (*stage, "--request", uri, "--work", str(work))
 
 
 class StageProcess:

@@ -1,7 +1,18 @@
 """What to distil: a recipe's models, its JSON schema and its reader."""
 
 from stillhouse.recipe.base import Config, Name, Sha256, Task
-from stillhouse.recipe.data import DataChecks, DataConfig, LabelRule, OodSet, Splits, Table
+from stillhouse.recipe.data import (
+    ContaminationConfig,
+    CoverageConfig,
+    DataChecks,
+    DataConfig,
+    LabelRule,
+    OodSet,
+    Perturbation,
+    Splits,
+    SuiteKind,
+    Table,
+)
 from stillhouse.recipe.distillation import (
     AttentionTerm,
     CkaTerm,
@@ -18,7 +29,7 @@ from stillhouse.recipe.distillation import (
 from stillhouse.recipe.learning import CacheConfig, LoraConfig, StudentConfig, TeacherConfig, TrainingConfig
 from stillhouse.recipe.loading import RecipeError, explain, load_recipe, parse_recipe, read_yaml
 from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig, StageName, StageResources
-from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PromotionConfig
+from stillhouse.recipe.proof import EvaluationConfig, GateConfig, GenerationConfig, ProductionConfig, PromotionConfig
 from stillhouse.recipe.recipe import Recipe
 from stillhouse.recipe.sources import (
     FileSource,
@@ -36,6 +47,8 @@ __all__ = [
     "CacheConfig",
     "CkaTerm",
     "Config",
+    "ContaminationConfig",
+    "CoverageConfig",
     "DataChecks",
     "DataConfig",
     "DistillationConfig",
@@ -44,6 +57,7 @@ __all__ = [
     "FeatureTerm",
     "FileSource",
     "GateConfig",
+    "GenerationConfig",
     "HiddenTerm",
     "HubSource",
     "LabelRule",
@@ -54,6 +68,8 @@ __all__ = [
     "OnPolicyConfig",
     "OodSet",
     "PathSource",
+    "Perturbation",
+    "ProductionConfig",
     "PromotionConfig",
     "QkvRelationTerm",
     "Recipe",
@@ -69,6 +85,7 @@ __all__ = [
     "StageName",
     "StageResources",
     "StudentConfig",
+    "SuiteKind",
     "Table",
     "Task",
     "TeacherConfig",

@@ -46,6 +46,9 @@ class Table(Config):
     """Of classification tasks."""
     prompt_column: str | None = None
     """Of language modelling tasks: what the text answers. It is read and not learned."""
+    group_column: str | None = None
+    """What rows have in common, such as the article that sentences were taken from. Rows of a group are drawn together
+    when uncertainty is computed; by default every row stands for itself."""
     id_column: str | None = None
     """Column that identifies a row for people; by default the row's number, from 0."""
     label_rule: LabelRule = LabelAsIs()
@@ -81,13 +84,71 @@ class DataChecks(Config):
     """Bounds of a text's length, after stripping."""
 
 
+SuiteKind = Literal["in-domain", "shifted-domain", "challenge", "out-of-scope", "perturbed", "benchmark"]
+"""What a set of items is, compared with what the student learns from. ``benchmark`` comes from an outside harness."""
+
+
 class OodSet(Config):
-    """A labelled set from elsewhere, to see what happens outside the training distribution."""
+    """A set from elsewhere, to see what happens outside the training distribution."""
 
     name: Name
-    kind: Literal["shifted-domain"] = "shifted-domain"
-    """``shifted-domain``: the same labels on text of another domain."""
+    kind: Literal["shifted-domain", "challenge", "out-of-scope"] = "shifted-domain"
+    """``shifted-domain``: the same labels on text of another domain. ``challenge``: the same labels on texts chosen to
+    mislead shortcuts, as in HANS. ``out-of-scope``: texts that no label fits, which the model should be unsure about;
+    its label column is not read."""
     table: Table
+
+
+class Perturbation(Config):
+    """A copy of the test set with its texts changed in a way that must not change their labels."""
+
+    name: Name
+    kind: Literal["typos", "case", "length", "template"]
+    """``typos``: neighbouring letters swapped, dropped or doubled. ``case``: all lower case or all capitals.
+    ``length``: only the first part of the text. ``template``: the text inside a sentence frame."""
+    strength: float = Field(default=0.1, gt=0, le=1)
+    """``typos``: share of words hit. ``case``: share of texts in capitals, the others lower. ``length``: share of words
+    that is cut off the end. Not read by ``template``."""
+    templates: tuple[str, ...] = ("{text}",)
+    """Frames of ``template``, each with one ``{text}``; a text takes one of them by its digest."""
+    seed: int = Field(default=17, ge=0)
+
+    @model_validator(mode="after")
+    def _templates_hold_the_text(self) -> Self:
+        if self.kind == "template" and any(t.count("{text}") != 1 or t == "{text}" for t in self.templates):
+            raise ValueError("templates: each must hold {text} once, and something besides")
+        return self
+
+
+class ContaminationConfig(Config):
+    """How texts that almost occur in two sets are found, and what follows: MinHash over word n-grams (Broder 1997)."""
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Jaccard similarity of two texts' n-grams from which on they count as the same."""
+    ngram: int = Field(default=5, ge=1)
+    """Words in an n-gram; shorter texts are compared as a whole."""
+    permutations: int = Field(default=128, ge=16)
+    """Of the MinHash; more are more exact and slower. Candidates are compared exactly afterwards."""
+    action: Literal["reject", "remove", "warn"] = "remove"
+    """``reject`` stops the run, ``remove`` takes the row out of the set that is learned from, ``warn`` only counts."""
+
+
+class CoverageConfig(Config):
+    """Is what the student learns from like what it will meet? Compared with a reference sample of the real thing."""
+
+    reference: Table
+    """Texts from the deployment, labelled or not: its label column is read only where the label mix is bounded."""
+    min_coverage: float = Field(default=0.5, ge=0, le=1)
+    """Least share of reference texts that have a training text as near as training texts are to each other."""
+    max_auroc: float = Field(default=0.9, ge=0.5, le=1)
+    """Most that a classifier may tell training texts from reference texts apart; 0.5 is not at all."""
+    max_length_distance: float = Field(default=0.5, ge=0, le=1)
+    """Most that the distributions of lengths in words may differ: Kolmogorov-Smirnov statistic."""
+    max_label_distance: float | None = Field(default=None, ge=0, le=1)
+    """Most that the label mixes may differ: total variation; by default the reference needs no labels."""
+    action: Literal["reject", "warn"] = "reject"
+    """What follows when a bound is missed."""
+    seed: int = Field(default=23, ge=0)
 
 
 class DataConfig(Config):
@@ -104,29 +165,42 @@ class DataConfig(Config):
     """By default cut out of ``train``."""
     splits: Splits = Splits()
     ood: tuple[OodSet, ...] = ()
+    perturbations: tuple[Perturbation, ...] = ()
+    contamination: ContaminationConfig | None = ContaminationConfig()
+    """None looks for equal texts only."""
+    coverage: CoverageConfig | None = None
     checks: DataChecks = DataChecks()
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
         if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
             raise ValueError("data.labels must be two or more, and distinct")
-        names = [self.domain, *(ood.name for ood in self.ood)]
+        names = [self.domain, *(ood.name for ood in self.ood), *(p.name for p in self.perturbations)]
         if len(set(names)) != len(names):
-            raise ValueError("the domain and the ood sets need distinct names")
+            raise ValueError("the domain, the ood sets and the perturbations need distinct names")
         return self
 
     @model_validator(mode="after")
     def _thresholds_have_two_labels(self) -> Self:
-        tables = [self.train, self.validation, self.test, *(ood.table for ood in self.ood)]
-        if self.labels and len(self.labels) != 2 and any(t and t.label_rule.kind == "threshold" for t in tables):
+        tables = self.named_tables().values()
+        if self.labels and len(self.labels) != 2 and any(t.label_rule.kind == "threshold" for t in tables):
             raise ValueError("label_rule 'threshold' needs exactly two labels")
         return self
 
     def named_tables(self) -> dict[str, Table]:
-        """Every table that the recipe names: ``train``, ``validation``, ``test`` and ``ood-NAME``."""
+        """Every table that the recipe names: ``train``, ``validation``, ``test``, ``ood-NAME`` and ``reference``."""
         tables = {"train": self.train}
         if self.validation:
             tables["validation"] = self.validation
         if self.test:
             tables["test"] = self.test
-        return tables | {f"ood-{ood.name}": ood.table for ood in self.ood}
+        tables |= {f"ood-{ood.name}": ood.table for ood in self.ood}
+        return tables | ({"reference": self.coverage.reference} if self.coverage else {})
+
+    def suites(self) -> dict[str, tuple[str, "SuiteKind"]]:
+        """What the models are measured on, in-domain first: by suite, the frozen set's name and the suite's kind."""
+        return (
+            {self.domain: ("test", "in-domain")}
+            | {ood.name: (f"ood-{ood.name}", ood.kind) for ood in self.ood}
+            | {p.name: (f"perturbed-{p.name}", "perturbed") for p in self.perturbations}
+        )

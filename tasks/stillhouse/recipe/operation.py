@@ -40,6 +40,8 @@ class StageResources(Config):
 
     cpus: int = Field(default=1, ge=1)
     """Threads of the numerical libraries. Part of what makes a result reproducible bit for bit."""
+    processes: int = Field(default=1, ge=1)
+    """That train together, each with ``cpus`` threads or a GPU: torchrun starts them. Only for stage ``distill``."""
     timeout_hours: float = Field(default=24.0, gt=0)
     retries: int = Field(default=2, ge=0, le=20)
     """Further tries after a failure that may pass: exit codes 75 and 137."""
@@ -50,6 +52,13 @@ class ResourcesConfig(Config):
 
     default: StageResources = StageResources()
     stages: dict[StageName, StageResources] = {}
+
+    @model_validator(mode="after")
+    def _only_training_has_several_processes(self) -> Self:
+        several = [name for name, stage in self.stages.items() if stage.processes > 1 and name != "distill"]
+        if self.default.processes > 1 or several:
+            raise ValueError("only stages.distill may have more than one of processes")
+        return self
 
     def of(self, stage: StageName) -> StageResources:
         """Resources of one stage."""

@@ -56,6 +56,17 @@ class Recipe(Config):
             raise ValueError("student.vocabulary needs task text-classification")
         if self.student.vocabulary and self.distillation.features:
             raise ValueError("student.vocabulary changes the token ids, which features compare; leave one out")
+        if self.task != "text-classification":
+            if any(ood.kind == "out-of-scope" for ood in self.data.ood):
+                raise ValueError("an ood set of kind out-of-scope needs task text-classification")
+            if self.data.perturbations:
+                raise ValueError("data.perturbations needs task text-classification")
+            if self.evaluation.temperature_scaling:
+                raise ValueError("evaluation.temperature_scaling needs task text-classification")
+        if self.evaluation.generation and (self.task != "causal-lm" or self.data.train.prompt_column is None):
+            raise ValueError("evaluation.generation needs task causal-lm and a prompt_column")
+        if self.student.lora and self.training.sharding == "shard":
+            raise ValueError("student.lora: adapters can't be sharded; set training.sharding to replicate")
         on_policy = self.distillation.on_policy
         reads_samples = self.task != "text-classification" and not (on_policy and on_policy.share == 1)
         if reads_samples and self.distillation.divergence == "reverse-kl":

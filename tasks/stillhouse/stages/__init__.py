@@ -2,6 +2,7 @@
 
 from stillhouse.stages.catalog import CATALOG, StageSpec, find_reusable, key_of
 from stillhouse.stages.context import StageContext, StageOutcome
+from stillhouse.stages.ranks import follow_stage, follows
 from stillhouse.stages.records import read_records
 from stillhouse.stages.runner import run_stage, stop_on_sigterm
 
@@ -11,6 +12,8 @@ __all__ = [
     "StageOutcome",
     "StageSpec",
     "find_reusable",
+    "follow_stage",
+    "follows",
     "key_of",
     "read_records",
     "run_stage",

@@ -95,7 +95,7 @@ CATALOG: dict[StageName, StageSpec] = {
             name="validate",
             reads=_reads("data"),
             code=("data",),
-            distributions=("great-expectations", "datasets", "pandas", "pyarrow", "scikit-learn"),
+            distributions=("great-expectations", "datasets", "pandas", "pyarrow", "scikit-learn", "datasketch"),
             sources=lambda recipe: {name: table.source for name, table in recipe.data.named_tables().items()},
         ),
         StageSpec(
@@ -126,9 +126,19 @@ CATALOG: dict[StageName, StageSpec] = {
         ),
         StageSpec(
             name="evaluate",
-            reads=_reads("evaluation", "training.max_tokens", "data.labels", "data.domain"),
+            reads=_reads(
+                "task",
+                "evaluation",
+                "training.max_tokens",
+                "training.mask_share",
+                "training.seed",
+                "data.labels",
+                "data.domain",
+                "data.ood",
+                "data.perturbations",
+            ),
             code=("models", "evaluation", "data.frozen"),
-            distributions=(*_TORCH, "scipy", "pyarrow"),
+            distributions=(*_TORCH, "scipy", "statsmodels", "pyarrow"),
         ),
         StageSpec(
             name="decide",
@@ -176,7 +186,8 @@ def key_of(request: StageRequest) -> str:
     recipe = request.parsed_recipe()
     plain = recipe.model_dump(mode="json")
     part = {field: _field(plain, field) for field in spec.reads(recipe, request.parameters)}
-    part["cpus"] = recipe.resources.of(request.stage).cpus
+    resources = recipe.resources.of(request.stage)
+    part |= {"cpus": resources.cpus, "processes": resources.processes}
     # What acts on the outside world acts for one run, and its result is that run's alone.
     own = {} if spec.reusable else {"run_id": request.run_id}
     return content_key(

@@ -42,6 +42,8 @@ class StageContext:
     """The task's run in MLflow, if there is a server."""
     report_progress: Callable[[Progress], None]
     report_point: Callable[[HistoryPoint], None]
+    leads: bool = True
+    """False in all but the first of several processes that train together: only the first one saves outputs."""
     outputs: dict[str, Artifact] = field(default_factory=dict)
     """Filled by the ``save_*`` methods."""
 

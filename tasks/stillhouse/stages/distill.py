@@ -41,6 +41,8 @@ def run(context: StageContext) -> StageOutcome:
         on_progress=context.report_progress,
         on_point=context.report_point,
     )
+    if not context.leads:
+        return StageOutcome(summary="followed")
     target = context.workspace / "model"
     save_model(trained.model, tokenizer, target)
     context.save_tree("model", target)

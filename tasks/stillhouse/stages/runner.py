@@ -32,6 +32,7 @@ from stillhouse.contract import (
 from stillhouse.stages.catalog import CATALOG, find_reusable, key_of, result_key
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.stages.publishing import Publisher
+from stillhouse.stages.ranks import check_processes
 from stillhouse.stages.records import Recorder
 from stillhouse.store import open_store
 
@@ -53,6 +54,7 @@ def run_stage(request: StageRequest, *, work: Path) -> ResultRef:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     recorder = Recorder(open_store(request.store), request)
     try:
+        check_processes(request)
         with _full_disk_is_temporary():
             return _run(request, recorder, work)
     except BaseException as error:

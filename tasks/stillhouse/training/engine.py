@@ -71,7 +71,7 @@ class TrainingOutcome:
     """What came out."""
 
     model: PreTrainedModel
-    """The job's model, trained and in evaluation mode."""
+    """The job's model, trained and in evaluation mode; of a sharded one, a whole copy in the first process."""
     history: TrainingHistory
     samples_per_second: float
     """Documents, without loading; 0 if nothing was left to do."""
@@ -149,7 +149,7 @@ def fit(job: TrainingJob) -> TrainingOutcome:
     set_seed(config.seed + parallel.rank())
     trainer.train()
     return TrainingOutcome(
-        model=job.model.eval(),
+        model=parallel.whole_model(job.model).eval(),
         history=recorder.history(),
         samples_per_second=report.samples_per_second,
         tokens_per_second=report.rate,

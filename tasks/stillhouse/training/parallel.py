@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from stillhouse.models import find_layers
 from stillhouse.training.module import DistillationModel
@@ -79,6 +80,23 @@ def gather(tensor: torch.Tensor) -> list[torch.Tensor]:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor with the parts of all processes; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model with whole parameters: itself, unless it is sharded. Every process must call this.
+
+    Returns:
+        Of a sharded model, a new one on the CPU in the first process; in the others what they were given.
+    """
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return model
+    found = type(model)(model.config) if rank() == 0 else None
+    empty = found.state_dict() if found else {}
+    for name, tensor in model.state_dict().items():
+        complete = whole(tensor)  # one after the other: all of them may not fit beside the shards
+        if found:
+            empty[name].copy_(complete)
+    return found or model
 
 
 def like(tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
