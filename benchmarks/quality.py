@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/quality.py WORKSPACE [--steps 40] [--documents 60] [--seeds 0,1] [--signals ce,full]
         [--threads 2] [--out quality.json]
 
-SmolLM2-135M into 15 of its layers, on the recipe `benchmarks/recipes/smollm.yaml`, one pack of 256 tokens a step. Every
+SmolLM2-135M into 15 of its layers, on the recipe `dags/recipes/editorials.yaml`, one pack of 256 tokens a step. Every
 student starts from the same weights and sees the same packs in the same order; only the signal differs (alpha = 0, T =
 1, but for ``ce``). The held-out documents are the recipe's test set. ``KL`` is that of teacher and student, whole
 distributions; ``ECE`` is of the most likely token in 15 bins of equal mass; ``+-`` is a standard error over documents.
@@ -31,7 +31,7 @@ from stillhouse.store import fetch_source
 from stillhouse.training import TrainingJob, fit, open_cache, prepare_teacher, start_student, write_shard
 from stillhouse.training.knowledge import recipe_documents
 
-RECIPE = Path(__file__).parent / "recipes" / "smollm.yaml"
+RECIPE = Path(__file__).parents[1] / "dags" / "recipes" / "editorials.yaml"
 METHODS = ("systematic", "random", "top-k")
 SIGNALS = ("ce", *METHODS, "full")
 BINS = 15

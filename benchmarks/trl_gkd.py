@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     configure_torch(threads=arguments.threads, seed=0)
-    path = HERE / "recipes/smollm.yaml"
+    path = HERE.parent / "dags/recipes/editorials.yaml"
     results = {}
     print(f"{arguments.rounds} rounds of {arguments.steps} steps, {arguments.threads} threads", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ def results(root: Path) -> dict[str, StageResult]:
 def digests(root: Path) -> dict[str, str]:
     """Return the digest of every output that another run must reproduce.
 
-    Timings differ from run to run, and with them the decision's inputs and its report; the decision itself does not.
+    Timings differ from run to run, and with them the decision's report and model card; the decision itself does not.
     """
     stages = ("validate", "prepare-teacher", "initialise", "teach", "distill", "evaluate", "decide")
     return {
@@ -38,7 +38,7 @@ def digests(root: Path) -> dict[str, str]:
         for task, result in results(root).items()
         if result.stage in stages
         for name, artifact in result.outputs.items()
-        if name not in ("timings", "report")
+        if name not in ("timings", "report", "model-card")
     }
 
 

@@ -79,11 +79,11 @@ def write_teacher(folder: Path, *, layers: int = 4, seed: int = 0) -> Path:
 
 
 POLICY = """\
-schema_id: stillhouse/policy/1
+schema_id: stillhouse/policy/2
 name: tiny
 description: "For tests, the student must keep most of the skill and reach a modest accuracy."
 rules:
-  - {kind: accuracy-floor, name: good-enough, floor: 0.6}
+  - {kind: bound, name: good-enough, metric: accuracy, at_least: 0.6}
   - {kind: retention, name: keeps-the-skill, floor: 0.8}
 """
 

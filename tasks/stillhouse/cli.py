@@ -1,7 +1,9 @@
 """The command ``stillhouse``."""
 
+import getpass
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +32,13 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Replace a value, such as distillation.alpha=0.3; repeatable."),
 ]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.")]
+StoreOption = Annotated[
+    str, typer.Option(envvar="STILLHOUSE_STORE", help="Object store with the ledger: a folder or s3://BUCKET/PREFIX.")
+]
+TrackingOption = Annotated[
+    str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server with the registered model.")
+]
 
 
 @app.command()
@@ -39,11 +48,14 @@ def stage(
     work: Annotated[Path, typer.Option(help="Folder for files that outlive a killed process.")] = Path(".run/work"),
 ) -> None:
     """Run one stage of a workflow: read a request, write its outputs, then result.json."""
-    from stillhouse.stages import run_stage, stop_on_sigterm
+    from stillhouse.stages import follow_stage, follows, run_stage, stop_on_sigterm
 
     stop_on_sigterm()
-    reference = run_stage(_read_request(name, request), work=work)
-    typer.echo(json.dumps(reference.model_dump()))
+    asked = _read_request(name, request)
+    if follows():
+        follow_stage(asked, work=work)
+        return
+    typer.echo(json.dumps(run_stage(asked, work=work).model_dump()))
 
 
 @app.command()
@@ -69,6 +81,56 @@ def run(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its unique beginning, or latest.")] = "latest",
+    store: Annotated[str, typer.Option(help="The object store: a folder, or s3://BUCKET/PREFIX.")] = ".run/store",
+    html: Annotated[Path | None, typer.Option(help="Also write a copy of the report's page here.")] = None,
+) -> None:
+    """Print what a finished run found, and say where its report lies."""
+    from stillhouse.orchestration.outcome import show_outcome
+    from stillhouse.orchestration.reading import find_run, read_run, report_page
+    from stillhouse.store import open_store, read_artifact
+
+    opened = open_store(store)
+    run_id = find_run(opened, run)
+    results = read_run(opened, run_id)
+    typer.echo(run_id)
+    show_outcome(results)
+    page = report_page(results)
+    typer.echo(f"report: {page.uri}")
+    if html is not None:
+        try:
+            html.write_bytes(read_artifact(page))
+        except OSError as error:
+            raise ConfigurationError(f"{html}: {error.strerror}; name another file for --html") from None
+        typer.echo(f"copy: {html}")
+
+
+@app.command()
+def preflight(
+    recipe: RecipeArgument,
+    settings: SetOption = None,
+    store: Annotated[str, typer.Option(help="Object store: a folder or s3://BUCKET/PREFIX.")] = ".run/store",
+    work: Annotated[Path, typer.Option(help="Folder for files that outlive a killed process.")] = Path(".run/work"),
+) -> None:
+    """Foretell, by small trainings, whether distillation will beat plain fine-tuning, and with which teacher."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a stage; read when torch is loaded
+    from rich.console import Console
+
+    from stillhouse.stages import stop_on_sigterm
+    from stillhouse.store import open_store
+    from stillhouse.training.preflight import following, render
+    from stillhouse.training.preflight import preflight as foretell
+
+    stop_on_sigterm()
+    loaded = load_recipe(find_recipe(recipe), _overrides(settings))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with following(console) as on_progress:
+        prediction = foretell(loaded, store=open_store(store), work=work.resolve(), on_progress=on_progress)
+    console.print(render(prediction))
+
+
+@app.command()
 def quickstart(
     recipe: RecipeArgument = "quickstart",
     stop: Annotated[bool, typer.Option("--stop", help="Stop the servers when the workflow has ended.")] = False,
@@ -78,6 +140,72 @@ def quickstart(
     from stillhouse.orchestration.quickstart import run_quickstart
 
     raise typer.Exit(run_quickstart(find_recipe(recipe), overrides=_overrides(settings), keep=not stop))
+
+
+@app.command()
+def verify(
+    model_uri: Annotated[
+        str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder with a model.")
+    ],
+    tracking: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server of a registered model.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="PEM file of the public key; by default that of STILLHOUSE_VERIFY_KEY.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Object store whose ledger must hold the model.")] = None,
+) -> None:
+    """Check a model's files, digests, signature and ledger entry, without loading it."""
+    from stillhouse.promotion.signing import SigningKeys, read_public_key
+    from stillhouse.promotion.verify import print_checks, verify_model
+    from stillhouse.store import open_store
+
+    keys = None if key else SigningKeys.from_environment()
+    own_pem = keys.public_pem if keys else None
+    checks = verify_model(
+        model_uri,
+        tracking_uri=tracking,
+        public_pem=read_public_key(key) if key else own_pem,
+        store=open_store(store) if store else None,
+    )
+    print_checks(model_uri, checks)
+    failed = [check for check in checks if check.outcome is False]
+    for check in failed:
+        typer.secho(f"stillhouse: {check.subject}: {check.detail}", fg="red", err=True)
+    raise typer.Exit(ExitCode.DATA if failed else ExitCode.OK)
+
+
+@app.command()
+def rollback(
+    model: ModelArgument,
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")],
+    to: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", help="Version to go back to; by default the champion before today's."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who asks for it; by default this machine's user.")] = None,
+    store: StoreOption = ".run/store",
+    tracking: TrackingOption = None,
+) -> None:
+    """Make an earlier champion the champion again: verified first, in under a minute, without a GPU."""
+    from stillhouse.orchestration.operations import run_rollback
+
+    run_rollback(model, store=store, tracking_uri=tracking, target=to, reason=reason, who=by or getpass.getuser())
+
+
+@app.command()
+def reconcile(
+    model: ModelArgument,
+    repair: Annotated[bool, typer.Option(help="Put right what a killed process left half done.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    store: StoreOption = ".run/store",
+    tracking: TrackingOption = None,
+) -> None:
+    """Compare the registry with the ledger. Exit code 65: a person must look at what was found."""
+    from stillhouse.orchestration.operations import run_reconcile
+
+    report = run_reconcile(model, store=store, tracking_uri=tracking, repair=repair, as_json=as_json)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()

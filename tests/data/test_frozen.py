@@ -46,6 +46,17 @@ def test_the_order_of_the_rows_is_part_of_the_set(tmp_path: Path) -> None:
     assert sha256_of_file(tmp_path / "one.parquet") != sha256_of_file(tmp_path / "two.parquet")
 
 
+@pytest.mark.parametrize("columns", [("label",), ("prompt",), ()])
+def test_groups_are_kept_where_there_are_any(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    frame = pd.DataFrame(
+        {"group": ["g", "h"], "id": ["a", "b"], "text": ["x", "y"], "label": [0, 1], "prompt": ["p", "q"]}
+    )
+    freeze(frame[["group", "id", "text", *columns]], tmp_path / "set.parquet")
+    loaded = load_frozen(tmp_path / "set.parquet")
+    assert loaded.column_names == ["id", "text", *columns, "group"]
+    assert loaded["group"][:] == ["g", "h"]
+
+
 def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.parquet"
     freeze(pd.DataFrame({"id": ["a"], "text": ["x"], "label": [0]}), path)

@@ -98,13 +98,21 @@ def test_what_teaches_or_tunes_shares_no_text_with_what_judges() -> None:
     assert held_out_of("test", names) == held_out_of("ood-a", names) == []
 
 
-def _load(make_table: Make, tables: dict[str, tuple[list[str], dict[str, Any]]]) -> Tables:
+def _load(make_table: Make, tables: dict[str, tuple[list[str], dict[str, Any]]], **more: Any) -> Tables:
+    """Load tables of the columns text and label; ``more`` are fields of the section ``data``."""
     named: dict[str, Any] = {}
     for name, (rows, fields) in tables.items():
         made, _ = make_table("\n".join(["text,label", *rows]), name=name, **fields)
         named[name] = made
-    ood = [{"name": name.removeprefix("ood-"), "table": named.pop(name)} for name in list(named) if "ood" in name]
-    config = DataConfig.model_validate({"domain": "d", "labels": ["no", "yes"], "ood": ood, **named})
+    kinds = {"ood-scope": "out-of-scope"}
+    more["ood"] = [
+        {"name": name.removeprefix("ood-"), "kind": kinds.get(name, "shifted-domain"), "table": named.pop(name)}
+        for name in list(named)
+        if name.startswith("ood-")
+    ]
+    if "reference" in named:
+        more["coverage"] = {"reference": named.pop("reference")} | more.get("coverage", {})
+    config = DataConfig.model_validate({"domain": "d", "labels": ["no", "yes"], **more, **named})
     return load_tables(config, lambda source: Path(source.path))  # type: ignore[union-attr]
 
 
@@ -161,3 +169,105 @@ def test_stratified_splits_keep_the_shares_of_the_labels() -> None:
     sets = split({"train": _frame([900, 100])}, Splits(validation=0.2, test=0.1))
     assert Counter(sets["validation"]["label"]) == {0: 180, 1: 20}
     assert Counter(sets["test"]["label"]) == {0: 90, 1: 10}
+
+
+LONG = "a text of more than five words that somebody wrote about film {} and its music"
+LONG_ROWS = [f"{LONG.format(f'n{number} x{number} y{number} z{number}')},yes" for number in range(40)]
+
+
+def test_near_duplicates_of_held_out_texts_leave_what_is_learned_from(make_table: Make) -> None:
+    edited = [row.replace("music", "songs") for row in LONG_ROWS[:6]]
+    tables = _load(
+        make_table,
+        {
+            "train": (LONG_ROWS, {}),
+            "validation": (edited[:2] + PLENTY[:9], {}),
+            "test": (edited[2:4] + PLENTY[9:20], {}),
+            "ood-web": ([edited[4], edited[1].replace("a text", "one text"), *PLENTY[20:30]], {}),
+        },
+    )
+    # What validation loses to a held-out set, train need not lose to validation.
+    assert tables.dropped == {
+        "train": Dropped(contaminated=4),
+        "validation": Dropped(contaminated=1),
+        "test": Dropped(),
+        "ood-web": Dropped(),
+    }
+    assert _ids(tables["train"]) == ["1", *(str(number) for number in range(5, 40))]
+    assert _ids(tables["validation"]) == [str(number) for number in range(11) if number != 1]
+
+
+def test_near_duplicates_across_sets_that_were_cut_out_of_train_are_removed_and_counted(make_table: Make) -> None:
+    twins = [row.replace("music", "songs") for row in LONG_ROWS]
+    tables = _load(make_table, {"train": (LONG_ROWS + twins, {})})
+    count = tables.dropped["train"].contaminated
+    assert count > 0
+    assert sum(map(len, tables.values())) == 80 - count
+    seen = {name: {text.replace("songs", "music") for text in frame["text"]} for name, frame in tables.items()}
+    assert not seen["train"] & (seen["validation"] | seen["test"])
+    assert not seen["validation"] & seen["test"]
+    assert len(tables["test"]) == 12
+
+
+@pytest.mark.parametrize("contamination", [None, {"action": "warn"}, {"action": "reject"}])
+def test_nothing_is_removed_unless_the_recipe_says_so(make_table: Make, contamination: Any) -> None:
+    twins = [row.replace("music", "songs") for row in LONG_ROWS]
+    tables = _load(make_table, {"train": (LONG_ROWS, {}), "test": (twins, {})}, contamination=contamination)
+    assert tables.dropped["train"] == Dropped()
+    assert len(tables["train"]) + len(tables["validation"]) == 40
+
+
+def test_removing_near_duplicates_hides_no_leak(make_table: Make) -> None:
+    test = [LONG_ROWS[3], LONG_ROWS[3].replace("music", "songs"), *PLENTY]
+    tables = _load(make_table, {"train": (LONG_ROWS, {}), "test": (test, {})})
+    assert tables.dropped["train"] == Dropped()
+    assert "3" in _ids(pd.concat([tables["train"], tables["validation"]]))
+
+
+def test_a_set_that_the_firewall_empties_is_refused(make_table: Make) -> None:
+    twins = [row.replace("music", "songs") for row in LONG_ROWS]
+    with pytest.raises(DataRejected, match="train: no rows are left"):
+        _load(make_table, {"train": (LONG_ROWS, {}), "validation": (PLENTY, {}), "test": (twins, {})})
+
+
+def test_texts_that_no_label_fits_keep_none(make_table: Make) -> None:
+    scope = ["what is this,anything", "and this,else"]
+    tables = _load(make_table, {"train": (PLENTY, {}), "ood-scope": (scope, {"prompt_column": "label"})})
+    assert list(tables["ood-scope"].columns) == ["id", "text"]
+
+
+@pytest.mark.parametrize(("bound", "columns"), [(None, ["id", "text"]), (0.5, ["id", "text", "label"])])
+def test_the_reference_is_beside_the_sets_and_has_labels_if_they_are_bounded(
+    make_table: Make, bound: float | None, columns: list[str]
+) -> None:
+    sets: dict[str, Any] = {
+        "train": (PLENTY, {}),
+        "reference": (["one,no", "one,yes", "two,no"], {"duplicates": "drop"}),
+    }
+    tables = _load(make_table, sets, coverage={"max_label_distance": bound})
+    assert list(tables) == ["train", "validation", "test"]
+    assert tables.reference is not None
+    assert list(tables.reference.columns) == columns
+    assert list(tables.reference["text"]) == ["one", "two"]
+
+
+def test_perturbed_sets_come_last_and_follow_the_test_set(make_table: Make) -> None:
+    perturbations = [{"name": "loud", "kind": "case", "strength": 1}, {"name": "short", "kind": "length"}]
+    tables = _load(make_table, {"train": (PLENTY, {}), "ood-web": (PLENTY[:3], {})}, perturbations=perturbations)
+    assert list(tables) == ["train", "validation", "test", "ood-web", "perturbed-loud", "perturbed-short"]
+    for name in ("perturbed-loud", "perturbed-short"):
+        assert tables[name][["id", "label"]].equals(tables["test"][["id", "label"]])
+    assert list(tables["perturbed-loud"]["text"]) == [text.upper() for text in tables["test"]["text"]]
+
+
+def test_prompted_rows_may_be_held_out_by_a_set_without_prompts(make_table: Make) -> None:
+    train, _ = make_table(
+        "prompt,text\n" + "".join(f"ask {n},say {n}\n" for n in range(20)),
+        name="train",
+        prompt_column="prompt",
+        duplicates="drop",
+    )
+    other, _ = make_table("text\nsay 3\nelse\n", name="other")
+    config = DataConfig.model_validate({"domain": "d", "train": train, "ood": [{"name": "other", "table": other}]})
+    tables = load_tables(config, lambda source: Path(source.path))  # type: ignore[union-attr]
+    assert sum(len(tables[name]) for name in ("train", "validation", "test")) == 20

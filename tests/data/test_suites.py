@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from stillhouse.contract import DataRejected, canonical_json, pretty_json
-from stillhouse.data import Tables, ValidationReport, reject_if_critical
+from stillhouse.data import Dropped, Tables, ValidationReport, reject_if_critical
 from stillhouse.data.docs import write_data_docs
 from stillhouse.data.suites import profile, suites_as_json, validate
 from stillhouse.recipe import DataConfig
@@ -21,17 +21,20 @@ SECRET = "zebra"
 Rows = list[tuple[str, str, int]]
 
 
-def _config(**checks: Any) -> DataConfig:
-    table = {"source": {"kind": "path", "path": "/x"}, "format": "csv", "licence": "x", "origin": "x"}
+TABLE = {"source": {"kind": "path", "path": "/x"}, "format": "csv", "licence": "x", "origin": "x"}
+
+
+def _config(*, fields: Mapping[str, Any] | None = None, **checks: Any) -> DataConfig:
     bounds = {"min_rows": 4, "max_characters": 40} | checks
     return DataConfig.model_validate(
         {
             "domain": "d",
             "labels": ["no", "yes"],
-            "train": table,
-            "ood": [{"name": "web", "table": table}],
+            "train": TABLE,
+            "ood": [{"name": "web", "table": TABLE}],
             "checks": bounds,
         }
+        | dict(fields or {})
     )
 
 
@@ -51,7 +54,13 @@ def _failed(report: ValidationReport) -> Mapping[tuple[str, str], str]:
 
 
 def test_the_suites_are_the_reviewed_ones() -> None:
-    found = suites_as_json(["train", "validation", "test", "ood-web"], _config())
+    fields = {
+        "ood": [{"name": "web", "table": TABLE}, {"name": "other", "kind": "out-of-scope", "table": TABLE}],
+        "perturbations": [{"name": "typed", "kind": "typos"}],
+        "coverage": {"reference": TABLE, "max_label_distance": 0.2},
+    }
+    names = ["train", "validation", "test", "ood-web", "ood-other", "perturbed-typed"]
+    found = suites_as_json(names, _config(fields=fields))
     assert found == json.loads(SNAPSHOT.read_text(encoding="utf-8")), "review the change, then update suites.json"
 
 
@@ -126,6 +135,157 @@ def test_a_critical_failure_names_rows_and_stops_the_run(table: str, rows: Rows,
     assert str(caught.value).startswith(message)
 
 
+LONG = "{secret} tale of more than five words that somebody once told about {name}"
+
+
+def _near_rows(names: list[str]) -> Rows:
+    return [(name, LONG.format(secret=SECRET, name=name), number % 2) for number, name in enumerate(names)]
+
+
+def _contaminated(action: str, rows: int = 1) -> ValidationReport:
+    """Validate with as many rows of train that are near-duplicates of test rows."""
+    fields = {"contamination": {"action": action, "threshold": 0.7}, "checks": {"min_rows": 4}}
+    test = _near_rows([f"them{number}" for number in range(rows)])
+    train = [(row, f"{text}, again", label) for row, text, label in test]
+    return validate(_tables(train=[*_rows("train"), *train], test=[*_rows("test"), *test]), _config(fields=fields))
+
+
+@pytest.mark.parametrize("action", ["reject", "remove"])
+def test_a_near_duplicate_that_is_left_stops_the_run(action: str) -> None:
+    with pytest.raises(DataRejected, match=r"^train: 1 row with a near-duplicate in test \(row them0\); take it out"):
+        reject_if_critical(_contaminated(action))
+
+
+def test_a_near_duplicate_is_a_warning_if_the_recipe_says_so() -> None:
+    report = _contaminated("warn", rows=2)
+    reject_if_critical(report)
+    assert [(check.name, check.unexpected_rows) for check in report.warnings] == [("near-test", ("them0", "them1"))]
+
+
+def _integrity(report: ValidationReport) -> dict[str, tuple[str, str]]:
+    return {check.name: (check.outcome, check.detail) for check in report.integrity}
+
+
+def test_integrity_sums_up_leaks_and_near_duplicates() -> None:
+    assert _integrity(validate(_tables(), _config())) == {
+        "leakage": (
+            "pass",
+            "0 rows of train and 0 rows of validation share a text with a held-out set; 0 were left out before",
+        ),
+        "contamination": (
+            "pass",
+            "0 rows of train and 0 rows of validation have a near-duplicate in a held-out set (Jaccard of 5-grams of "
+            "words >= 0.8); 0 were removed before",
+        ),
+    }
+
+
+def test_integrity_fails_or_warns_with_the_checks() -> None:
+    leaking = _integrity(validate(_tables(train=_rows("test"), validation=_rows("ood-web")), _config()))
+    assert leaking["leakage"][0] == "fail"
+    assert leaking["leakage"][1].startswith("20 rows of train and 20 rows of validation share")
+    assert leaking["contamination"][0] == "pass"
+    outcomes = {action: _integrity(_contaminated(action))["contamination"] for action in ("warn", "reject")}
+    assert {action: outcome for action, (outcome, _) in outcomes.items()} == {"warn": "warn", "reject": "fail"}
+    assert outcomes["warn"][1].startswith("1 rows of train and 0 rows of validation have a near-duplicate")
+
+
+def test_what_was_removed_is_counted_and_passes() -> None:
+    tables = _tables()
+    tables.dropped.update(
+        train=Dropped(contaminated=5, held_out=2), validation=Dropped(contaminated=1), test=Dropped(duplicates=9)
+    )
+    found = _integrity(validate(tables, _config()))
+    assert found["leakage"][0] == found["contamination"][0] == "pass"
+    assert found["leakage"][1].endswith("; 2 were left out before")
+    assert found["contamination"][1].endswith("; 6 were removed before")
+
+
+def test_nobody_claims_that_near_duplicates_were_looked_for_when_they_were_not() -> None:
+    report = validate(_tables(), _config(fields={"contamination": None}))
+    assert set(_integrity(report)) == {"leakage"}
+    assert not [check for check in report.checks if check.name.startswith("near-")]
+
+
+def _numbered(number: int) -> str:
+    return f"{SECRET} of the train {number} {number % 7} {number * number}"
+
+
+def _covered(reference: list[str], **coverage: Any) -> ValidationReport:
+    train = [(f"train{n}", _numbered(n), n // 2 % 2) for n in range(0, 480, 2)]
+    fields = {"coverage": {"reference": TABLE} | coverage}
+    tables = _tables(train=train)
+    frame = pd.DataFrame({"id": [str(n) for n in range(len(reference))], "text": reference}, dtype=object)
+    return validate(Tables(frames=tables.frames, dropped={}, reference=frame), _config(fields=fields))
+
+
+ALIKE = [_numbered(n) for n in range(1, 480, 2)]
+FOREIGN = [f"{SECRET} something else entirely, about number {n} and more than that" for n in range(100)]
+
+
+def test_a_reference_like_the_training_data_passes_and_its_figures_are_kept(tmp_path: Path) -> None:
+    report = _covered(ALIKE)
+    reject_if_critical(report)
+    assert set(report.coverage) == {"coverage", "auroc", "length_distance", "script_distance"}
+    checks = {check.name: check for check in report.checks if check.name.startswith("coverage")}
+    assert set(checks) == {"coverage", "coverage-auroc", "coverage-length", "coverage-script"}
+    assert {check.table for check in checks.values()} == {"train"}
+    assert checks["coverage"].observed == report.coverage["coverage"].value
+    assert _integrity(report)["coverage"][0] == "pass"
+    assert "; 120 training and 240 reference texts compared" in _integrity(report)["coverage"][1]
+    assert list(report.tables) == ["train", "validation", "test", "ood-web"]
+    write_data_docs(report, tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "length distance" in page
+    assert SECRET not in page
+
+
+def test_a_missed_bound_of_coverage_stops_the_run_with_figure_and_bound() -> None:
+    report = _covered(FOREIGN)
+    assert _integrity(report)["coverage"][0] == "fail"
+    with pytest.raises(DataRejected) as caught:
+        reject_if_critical(report)
+    assert str(caught.value).startswith(
+        "train: a share of 0 of the reference texts is covered, below 0.5; add training data like "
+        "data.coverage.reference, or correct the reference"
+    )
+    assert "\n" not in str(caught.value)
+    assert any("is 1, above 0.9" in message for message in _failed(report).values())
+
+
+def test_a_missed_bound_of_coverage_is_a_warning_if_the_recipe_says_so() -> None:
+    report = _covered(FOREIGN, action="warn")
+    reject_if_critical(report)
+    assert {"coverage", "coverage-auroc"} <= {check.name for check in report.warnings}
+    assert _integrity(report)["coverage"][0] == "warn"
+
+
+def test_another_script_in_the_reference_is_a_warning_only() -> None:
+    report = _covered([f"это другой текст {n}" for n in range(100)], min_coverage=0, max_auroc=1, max_length_distance=1)
+    reject_if_critical(report)
+    assert [check.name for check in report.warnings] == ["coverage-script"]
+
+
+def test_a_perturbed_set_may_hold_texts_twice_and_must_differ() -> None:
+    tables = _tables()
+    config = _config(fields={"perturbations": [{"name": "short", "kind": "length"}]})
+    tables.frames["perturbed-short"] = tables["test"].assign(text=SECRET)
+    assert validate(tables, config).success
+    tables.frames["perturbed-short"] = tables["test"]
+    assert _failed(validate(tables, config)) == {
+        ("perturbed-short", "changed"): "perturbed-short: the perturbation changes no text; correct it or leave it out"
+    }
+
+
+def test_texts_that_no_label_fits_need_none() -> None:
+    tables = _tables()
+    tables.frames["ood-scope"] = pd.DataFrame(_rows("scope"), columns=["id", "text", "label"]).drop(columns="label")
+    ood = {"ood": [{"name": "web", "table": TABLE}, {"name": "scope", "kind": "out-of-scope", "table": TABLE}]}
+    report = validate(tables, _config(fields=ood))
+    assert report.success
+    assert report.tables["ood-scope"].labels == {}
+
+
 def test_labels_that_are_no_integers_are_refused() -> None:
     tables = _tables()
     tables.frames["test"]["label"] = tables["test"]["label"].astype(float)
@@ -176,9 +336,11 @@ def test_neither_report_nor_pages_show_a_text(tmp_path: Path) -> None:
 
 def test_the_profile_holds_no_text() -> None:
     tables = _tables()
-    frame = profile("train", tables)
+    frame = profile("train", tables, _config())
     assert not frame.astype(str).apply(lambda column: column.str.contains(SECRET, case=False)).any(axis=None)
-    assert list(frame.columns[-3:]) == ["in_validation", "in_test", "in_ood-web"]
+    assert list(frame.columns[-6:]) == [
+        f"{kind}_{o}" for kind in ("in", "near") for o in ("validation", "test", "ood-web")
+    ]
 
 
 def test_data_docs_need_no_network_and_run_no_script(tmp_path: Path) -> None:

@@ -75,6 +75,17 @@ def test_columns_and_ids_are_the_ones_the_recipe_names(make_table: Make) -> None
     assert _read(made) == [("r7", "hi", 1)]
 
 
+def test_a_group_column_is_read_as_strings(make_table: Make) -> None:
+    made = make_table(
+        '{"text": "a", "label": "yes", "article": 7}\n{"text": "b", "label": "no", "article": " x "}',
+        format_="jsonl",
+        group_column="article",
+    )
+    frame = read_table(*made, LABELS, name="train")
+    assert list(frame["group"]) == ["7", "x"]
+    assert set(frame.columns) == {"id", "text", "label", "group"}
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(make_table: Make) -> None:
     assert _read(make_table("text,label\nhi,yes\n".encode("utf-8-sig"))) == [("0", "hi", 1)]
 
@@ -111,6 +122,8 @@ def test_a_broken_encoding_is_named_by_line(make_table: Make) -> None:
         ("text,label\nZebra,\n", {}, "1 row without a label (row 0)"),
         ("text,tag\nZebra,yes\n", {}, "no column 'label'"),
         ("text,label\nZebra,yes\n", {"id_column": "key"}, "no column 'key'"),
+        ("text,label\nZebra,yes\n", {"group_column": "key"}, "no column 'key'"),
+        ("text,label,key\nZebra,yes,\n", {"group_column": "key"}, "1 row without a group (row 0)"),
         ("text,label,text\nZebra,yes,Zebra\n", {}, "2 columns 'text'"),
         ("text,label\nZebra,yes\nZebra,Zebra,yes\n", {}, "line 3 has 3 fields where the header has 2"),
         ("text,label\nZebra\n", {}, "line 2 has 1 fields"),

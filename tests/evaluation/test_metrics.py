@@ -4,21 +4,32 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, log_loss
+from sklearn.metrics import brier_score_loss, f1_score, log_loss
 
 from stillhouse.evaluation.metrics import (
     calibration_bins,
     ece,
     ece_columns,
     f1_columns,
-    loss_column,
+    fixed_point,
     macro_f1,
-    mean_loss,
+    mean,
+    squared_distances,
 )
 
 
 def total(columns_NK: np.ndarray) -> np.ndarray:
     return columns_NK.sum(axis=0, keepdims=True)
+
+
+def calibration_error(confidences_N: np.ndarray, correct_N: np.ndarray, num_bins: int) -> float:
+    return float(ece(total(ece_columns(confidences_N, correct_N, num_bins)))[0])
+
+
+def plain_calibration_error(confidences_N: np.ndarray, correct_N: np.ndarray, num_bins: int) -> float:
+    bins_N = calibration_bins(confidences_N, num_bins)
+    gaps = [(confidences_N - correct_N)[bins_N == number].sum() for number in range(num_bins)]
+    return float(np.abs(gaps).sum() / len(bins_N))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.integers(1, 60))
@@ -35,18 +46,61 @@ def test_macro_f1_of_a_resample_without_a_label_leaves_that_label_out() -> None:
     assert macro_f1(without_the_last)[0] == pytest.approx(2 / 3)
 
 
+def test_losses_and_squared_distances_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    probabilities_NC = rng.dirichlet(np.ones(3), 50)
+    labels_N = rng.integers(0, 3, 50)
+    losses_N = -np.log(probabilities_NC[np.arange(50), labels_N])
+    counts_R = np.array([50.0])
+    loss = mean(total(fixed_point(losses_N))[:, 0], counts_R)[0]
+    assert loss == pytest.approx(log_loss(labels_N, probabilities_NC, labels=[0, 1, 2]), abs=1e-6)
+    brier = mean(total(fixed_point(squared_distances(probabilities_NC, labels_N)))[:, 0], counts_R)[0]
+    expected = brier_score_loss(labels_N, probabilities_NC, labels=[0, 1, 2], scale_by_half=False)
+    assert brier == pytest.approx(expected, abs=1e-6)
+
+
 def test_calibration_error_by_hand() -> None:
-    confidences_N = np.array([0.6, 0.7, 0.8, 0.9])
-    correct_N = np.array([True, False, True, True])
-    # Bins {0.6, 0.7} and {0.8, 0.9}: gaps |0.65 - 0.5| and |0.85 - 1|, each with half the mass.
-    columns_NB = ece_columns(confidences_N, correct_N, num_bins=2)
-    assert ece(total(columns_NB), 4)[0] == pytest.approx(0.15, abs=1e-6)
+    confidences_N = np.repeat([0.6, 0.9], 50)
+    correct_N = np.arange(100) % 2 == 0
+    # Gaps 0.1 and 0.4; both bins are half right, so the variance of the noise is 0.25 / 49.
+    noise = 0.25 / 49
+    spread = (0.1**2 + 0.4**2) / 2 - noise
+    excess = np.sqrt(2 / np.pi) * (np.sqrt(spread + noise) - np.sqrt(spread))
+    assert calibration_error(confidences_N, correct_N, 2) == pytest.approx(0.25 - excess, abs=1e-6)
 
 
-def test_a_model_as_sure_as_it_is_right_has_no_calibration_error() -> None:
-    correct_N = np.tile([True, True, True, False], 25)
-    columns_NB = ece_columns(np.full(100, 0.75), correct_N, num_bins=5)
-    assert ece(total(columns_NB), 100)[0] == pytest.approx(0.0, abs=1e-6)
+def simulated_errors(skill: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Debiased and plain errors of 400 suites of 600 items, of a model that is right with confidence times skill."""
+    rng = np.random.default_rng(seed)
+    errors = []
+    for _ in range(400):
+        confidences_N = rng.uniform(0.5, 1, 600)
+        correct_N = rng.random(600) < confidences_N * skill
+        errors.append((calibration_error(confidences_N, correct_N, 15),
+                       plain_calibration_error(confidences_N, correct_N, 15)))  # fmt: skip
+    debiased, plain = np.array(errors).T
+    return debiased, plain
+
+
+def test_the_error_of_a_perfectly_calibrated_model_is_centred_near_0_and_the_plain_one_is_not() -> None:
+    debiased, plain = simulated_errors(skill=1.0, seed=1)
+    assert plain.mean() > 0.05
+    assert abs(debiased.mean()) < 0.3 * plain.mean()
+    assert np.mean(debiased < 0) == pytest.approx(0.5, abs=0.2)
+
+
+def test_what_is_taken_off_the_error_of_a_badly_calibrated_model_is_small() -> None:
+    debiased, _ = simulated_errors(skill=0.8, seed=2)
+    assert debiased.mean() == pytest.approx(0.75 * 0.2, abs=0.01)
+
+
+def test_a_resample_has_the_noise_of_the_items_and_its_own_taken_off() -> None:
+    rng = np.random.default_rng(3)
+    confidences_N = rng.uniform(0.5, 1, 2000)
+    columns_NB = ece_columns(confidences_N, rng.random(2000) < 0.9 * confidences_N, 10)
+    draws_RN = rng.multinomial(2000, np.full(2000, 1 / 2000), 500).astype(np.float64)
+    observed, *resampled = ece(np.vstack([total(columns_NB), draws_RN @ columns_NB]))
+    assert np.mean(resampled) == pytest.approx(observed, abs=0.2 * np.std(resampled) + 0.002)
 
 
 @given(st.integers(1, 200), st.integers(2, 30))
@@ -59,10 +113,7 @@ def test_bins_have_equal_mass_and_follow_confidence(num_items: int, num_bins: in
     assert (np.diff(bins_N[np.argsort(confidences_N)]) >= 0).all()
 
 
-def test_mean_loss_is_scikit_learns() -> None:
-    rng = np.random.default_rng(0)
-    probabilities_NC = rng.dirichlet(np.ones(3), 50)
-    labels_N = rng.integers(0, 3, 50)
-    losses_N = -np.log(probabilities_NC[np.arange(50), labels_N])
-    expected = log_loss(labels_N, probabilities_NC, labels=[0, 1, 2])
-    assert mean_loss(total(loss_column(losses_N)), 50)[0] == pytest.approx(expected, abs=1e-6)
+@given(st.integers(1, 40))
+def test_an_error_of_few_items_is_a_number(num_items: int) -> None:
+    rng = np.random.default_rng(num_items)
+    assert np.isfinite(calibration_error(rng.random(num_items), rng.random(num_items) < 0.5, 15))

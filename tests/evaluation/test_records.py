@@ -10,6 +10,7 @@ from imaginary import as_items, as_predictions, make_records
 
 from stillhouse.contract import DataRejected
 from stillhouse.evaluation import read_records, score, write_records
+from stillhouse.evaluation.records import LANGUAGE_SCHEMA, SCHEMA
 
 
 def test_a_record_says_what_the_model_said() -> None:
@@ -19,6 +20,21 @@ def test_a_record_says_what_the_model_said() -> None:
     assert [row["correct"] for row in rows] == [True, False]
     assert [row["loss"] for row in rows] == pytest.approx([-np.log(0.8), -np.log(0.1)], abs=1e-6)
     assert rows[1]["probabilities"] == pytest.approx([0.9, 0.1])
+    assert [row["energy"] for row in rows] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert [row["group"] for row in rows] == ["i0", "i1"]
+
+
+def test_items_that_share_a_source_keep_its_name() -> None:
+    items = as_items([0, 1]).add_column("group", ["article", "article"])
+    assert score("kd", "movies", items, as_predictions(np.zeros((2, 2))))["group"].to_pylist() == ["article"] * 2
+
+
+def test_items_that_no_label_fits_have_scores_and_nothing_else() -> None:
+    row = score("kd", "weather", as_items([0]).remove_columns("label"), as_predictions(np.array([[3.0, 1.0]])))
+    assert row.schema.equals(SCHEMA, check_metadata=True)
+    assert [row[name][0].as_py() for name in ("label", "correct", "loss")] == [None] * 3
+    assert row["prediction"][0].as_py() == 0
+    assert row["energy"][0].as_py() == pytest.approx(np.log(np.exp(3) + np.exp(1)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -49,3 +65,12 @@ def test_a_file_that_holds_no_records_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"model": ["kd"]}), tmp_path / "other.parquet")
     with pytest.raises(DataRejected, match="columns"):
         read_records(tmp_path / "other.parquet")
+
+
+def test_records_of_another_version_are_refused_and_those_of_language_models_are_read(tmp_path: Path) -> None:
+    old = SCHEMA.with_metadata({"schema_id": "stillhouse/records/1"})
+    pq.write_table(make_records(num_items=5).cast(old), tmp_path / "old.parquet")
+    with pytest.raises(DataRejected, match="records of this version"):
+        read_records(tmp_path / "old.parquet")
+    write_records([LANGUAGE_SCHEMA.empty_table()], tmp_path / "language.parquet")
+    assert read_records(tmp_path / "language.parquet").schema.equals(LANGUAGE_SCHEMA, check_metadata=True)

@@ -1,30 +1,18 @@
-"""The page, the card and the terminal tell the same story, on their own, the same way every time."""
+"""The page tells the whole story, on its own, the same way every time, for every task."""
 
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
-from io import StringIO
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from imaginary import ACCURACIES, SUITES, TIMINGS, make_history, make_records
-from rich.console import Console
+from findings import classified, language, make_inputs
 
-from stillhouse.contract import Decision, EvaluationSummary, RuleOutcome, Timings, pretty_json
-from stillhouse.evaluation import (
-    ReportInputs,
-    TableFacts,
-    loss_curves,
-    quality_against_latency,
-    render_card,
-    render_report,
-    render_text,
-    summarise,
-    to_png,
-)
-from stillhouse.recipe import EvaluationConfig, load_recipe
+from stillhouse.contract import Decision, EvaluationSummary, Timings, pretty_json
+from stillhouse.evaluation import render_report
+from stillhouse.evaluation.phrases import headline
+from stillhouse.recipe.sources import PathSource
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -56,138 +44,148 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self.text += " "  # entries of a table touch one another
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
 
-@pytest.fixture
-def inputs(workflow: Path) -> ReportInputs:
-    records = make_records(ACCURACIES | {"champion": (0.84, 0.72)})
-    summary = summarise(records, config=EvaluationConfig(resamples=200), suites=SUITES)
-    rules = (
-        RuleOutcome(rule="kept", requirement="keeps at least 0.9", outcome="pass", reason="it does",
-                    value=summary.retention["movies"], bound=0.9),
-        RuleOutcome(rule="enough", requirement="movies has at least 1,000 items", outcome="inconclusive",
-                    reason="600 items", bound=1000),
-        RuleOutcome(rule="floor", requirement="accuracy is at least 0.99", outcome="fail", reason="0.855 is below",
-                    value=summary.suites[0].models["kd"].accuracy, bound=0.99),
-    )  # fmt: skip
-    decision = Decision(
-        verdict="reject",
-        candidate="kd",
-        model_sha256="a" * 64,
-        champion_sha256="c" * 64,
-        policy="tests",
-        policy_sha256="b" * 64,
-        evidence_sha256="e" * 64,
-        rules=rules,
-        notes=("distillation brought nothing here: kd − sft = +0.005 [−0.010, +0.020]",),
-    )
-    return ReportInputs(
-        recipe=load_recipe(workflow),
-        decision=decision,
-        summary=summary,
-        timings=TIMINGS,
-        records=records,
-        histories={"kd": make_history("ce", "kd", "hidden"), "sft": make_history("ce")},
-        tables=[TableFacts(name="train", num_rows=600, sha256="d" * 64, licence="CC0-1.0", origin="a <b>test</b>")],
-        checks=[
-            SimpleNamespace(table="train", expectation="labels are balanced", severity="warning", success=False),
-            SimpleNamespace(table="train", expectation="no nulls", severity="critical", success=True),
-        ],
-        data_docs="data-docs/index.html",
-        digests={"Records": "f" * 64},
-        software="Stillhouse 0.1.0",
-    )
+MADE = {"classified": make_inputs(classified()), "language": make_inputs(language())}
 
 
-def test_the_page_is_whole_and_loads_nothing_from_elsewhere(inputs: ReportInputs) -> None:
-    html = render_report(inputs)
+@cache
+def rendered(name: str) -> str:
+    return render_report(MADE[name])
+
+
+def words(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
+@pytest.fixture(params=list(MADE))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(name: str) -> None:
+    html = rendered(name)
     page = Page(html)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
+    within = {address.removeprefix("#") for address in page.addresses if address.startswith("#")}
+    assert within <= set(page.ids)
     assert [address for address in page.addresses if not address.startswith("#")] == ["data-docs/index.html"]
     assert "@import" not in html
+    assert "<script" not in html
     assert re.findall(r"url\((?!#)", html) == []
 
 
-def test_the_verdict_comes_first_then_what_fails(inputs: ReportInputs) -> None:
-    text = Page(render_report(inputs)).text
-    parts = ("Reject", "misses 1 of 3", "brought nothing", "Requirements", "0.855 is below", "600 items", "it does")
-    places = [text.index(part) for part in (*parts, "Models", "Curves", "Data", "Lineage")]
+def test_the_verdict_comes_first_then_what_fails(name: str) -> None:
+    text = words(rendered(name))
+    parts = ("Reject", "misses 1 of 4", "brought nothing", "below 0.99", "300 items are too few", "0 of 7,422")
+    sections = ("Models All on", "Suites All models", "Out of distribution How", "Quality against cost Up")
+    places = [text.index(part) for part in (*parts, *sections, "checks passed", "Lineage Teacher", "Reproduce")]
     assert places == sorted(places)
 
 
-def test_the_page_holds_figures_with_intervals_digests_and_origins(inputs: ReportInputs) -> None:
-    text = Page(render_report(inputs)).text
-    accuracy = inputs.summary.suites[1].models["champion"].accuracy
+def test_a_rule_shows_value_interval_bound_items_and_power() -> None:
+    rule = "no-regression −0.011 [−0.035, 0.013] −0.03 300 41 % ? inconclusive"
+    assert rule in words(rendered("classified"))
+
+
+def test_the_suite_that_keeps_least_is_named_and_marked() -> None:
+    text = words(rendered("classified"))
+    worst = min(MADE["classified"].summary.retention.items(), key=lambda item: item[1].value)
+    assert f"It keeps least on {worst[0]}: {100 * worst[1].value:.1f} %" in text
+    assert f"{100 * worst[1].value:.1f} ±2.1 % worst" in text
+
+
+def test_a_language_model_is_told_in_nats_and_by_its_gap() -> None:
+    text = words(rendered("language"))
+    gap = MADE["language"].summary.comparison("letters", "teacher")
+    assert gap is not None
+    assert f"furthest behind on letters: loss (nats) +{gap.difference.value:.3f}" in text
+    assert f"+{gap.difference.value:.3f} ±0.013 worst" in text
+    for absent in ("Reliability", "keeps least", "flips lost", "missed most", "Out of scope"):
+        assert absent not in text
+    for present in ("perplexity", "bits per byte (bits)", "loss minus teacher's", "loss: worse than on dialogues by"):
+        assert present in text
+
+
+def test_a_classifier_has_flips_calibration_fidelity_scope_and_labels() -> None:
+    text = words(rendered("classified"))
     for part in (
-        f"[{accuracy.low:.3f}, {accuracy.high:.3f}]",
-        "1 of 2 checks passed",
-        "labels are balanced",
-        "a <b>test</b>",
-        inputs.decision.digest,
-        "f" * 64,
-        "Stillhouse 0.1.0",
-        "champion in service",
+        "flips lost flips won",
+        "ECE, scaled Brier score",
+        "agreement KL (nats) overlap",
+        "Out of scope: recipes 800 texts",
+        "FPR95, energy",
+        "Labels that are missed most on movies",
+        "accuracy: worse than on movies by",
+        "420 items from 70 sources",
+        "mean of the shares",
     ):
         assert part in text
 
 
-def test_equal_inputs_give_equal_pages_even_after_a_round_trip_through_json(inputs: ReportInputs) -> None:
+def test_the_page_holds_origins_digests_costs_and_checks(name: str) -> None:
+    text = words(rendered(name))
+    for part in (
+        "1 of 2 checks passed",
+        "train labels are balanced warning train: the rarest label has 3 %",
+        "a <b>t|st</b>",
+        "12 training texts are nearly in tweets",
+        MADE[name].decision.digest,
+        "f" * 64,
+        "Stillhouse 0.1.0",
+        "evaluate 1 h 06 min",
+        "together 1 h 08 min",
+    ):
+        assert part in text
+
+
+def test_equal_inputs_give_equal_pages_even_after_a_round_trip_through_json(name: str) -> None:
+    inputs = MADE[name]
     stored = replace(
         inputs,
         summary=EvaluationSummary.model_validate_json(pretty_json(inputs.summary)),
         timings=Timings.model_validate_json(pretty_json(inputs.timings)),
         decision=Decision.model_validate_json(pretty_json(inputs.decision)),
     )
-    assert render_report(stored) == render_report(inputs)
+    assert render_report(stored) == rendered(name)
 
 
-def test_where_the_recipe_lies_is_not_on_the_page(inputs: ReportInputs, workflow: Path) -> None:
-    html = render_report(inputs)
-    assert str(workflow.parent) not in html
-    assert "path: films.csv" in html
-    assert "policy: policy.yaml" in html
+def test_where_files_lie_is_not_on_the_page() -> None:
+    inputs = MADE["language"]
+    teacher = inputs.recipe.teacher.model_copy(update={"source": PathSource(path="/somewhere/private/model")})
+    html = render_report(replace(inputs, recipe=inputs.recipe.model_copy(update={"teacher": teacher})))
+    assert "/somewhere" not in html
+    assert "path: model" in html
+    assert "policy: quickstart.yaml" in html
 
 
-def test_the_page_does_without_what_a_run_may_lack(inputs: ReportInputs) -> None:
-    bare = replace(inputs, histories={}, tables=(), checks=(), data_docs=None, digests={}, software="")
+def test_the_page_does_without_what_a_run_may_lack(name: str) -> None:
+    inputs = MADE[name]
+    lacking = {"comparisons": (), "retention": {}, "mean_retention": None, "drops": {}, "excess_drops": {}}
+    bare = replace(
+        inputs,
+        decision=inputs.decision.model_copy(update={"checks": (), "notes": ()}),
+        summary=inputs.summary.model_copy(update={"suites": inputs.summary.suites[:1], **lacking}),
+        timings=inputs.timings.model_copy(update={"models": {}}),
+        histories={},
+        tables=(),
+        checks=(),
+        data_docs=None,
+        digests={},
+        seconds={},
+        software="",
+    )
     assert Page(render_report(bare)).open == []
 
 
 @pytest.mark.parametrize(
     ("verdict", "sentence"),
-    [("promote", "meets all 3 requirements"), ("inconclusive", "can't settle 1 of 3 requirements")],
+    [("promote", "meets all 4 requirements"), ("inconclusive", "can't settle 1 of 4 requirements")],
 )
-def test_each_verdict_has_its_sentence(inputs: ReportInputs, verdict: Any, sentence: str) -> None:
-    decision = inputs.decision.model_copy(update={"verdict": verdict})
-    assert sentence in Page(render_report(replace(inputs, decision=decision))).text
-
-
-def test_the_card_shows_every_rule_and_the_digest_that_an_answer_is_bound_to(inputs: ReportInputs) -> None:
-    card = render_card(inputs.decision, inputs.summary)
-    assert card.startswith("## ❌ Reject")
-    assert inputs.decision.digest in card
-    rows = [line for line in card.splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + len(inputs.decision.rules)
-    assert len({row.count("|") for row in rows}) == 1
-
-
-def test_the_terminal_shows_quality_with_intervals(inputs: ReportInputs) -> None:
-    console = Console(width=160, record=True, file=StringIO())
-    console.print(render_text(inputs.summary, inputs.timings, inputs.decision))
-    text = console.export_text()
-    scores = inputs.summary.suites[0].models["kd"].accuracy
-    half = max(scores.high - scores.value, scores.value - scores.low)
-    for part in ("REJECT", f"{scores.value:.3f} ±{half:.3f}", "88.0 MB", "4.6 ms", "✗ fail", "brought nothing"):
-        assert part in text
-
-
-def test_plots_have_a_panel_for_each_term_and_equal_bytes(inputs: ReportInputs) -> None:
-    figure = loss_curves(inputs.histories)
-    assert [len(ax.get_lines()) for ax in figure.axes] == [2, 2, 1, 1]
-    first, again = (to_png(quality_against_latency(inputs.summary, TIMINGS)) for _ in range(2))
-    assert first == again
-    assert first.startswith(b"\x89PNG")
+def test_each_verdict_has_its_sentence(verdict: Any, sentence: str) -> None:
+    assert sentence in headline(MADE["classified"].decision.model_copy(update={"verdict": verdict}))

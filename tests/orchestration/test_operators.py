@@ -268,4 +268,4 @@ def test_human_approval_shows_the_card_and_is_bound_to_the_decision(
 
 
 def test_stage_does_not_see_airflows_secrets(project: Path, recipe_file: Path) -> None:
-    assert not any(name.startswith("AIRFLOW") for name in operators._environment())
+    assert not any(name.startswith("AIRFLOW") for name in operators.stage_environment())

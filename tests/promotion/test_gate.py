@@ -1,267 +1,152 @@
-"""The gate: three outcomes, missing evidence fails, and worse evidence never gives a better verdict."""
+"""The gate as a whole: verdicts, digests, notes, and that worse evidence never gives a better verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from gate_evidence import CHAMPION, EVIDENCE, FIRST, GOOD, MODEL, RULES, TIMINGS, Facts, estimate, judge, make_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.contract import Comparison, Decision, Estimate, EvaluationSummary, ModelScores, SuiteSummary
+from stillhouse.contract import Decision, Estimate, EvaluationSummary
 from stillhouse.promotion.gate import decide
-from stillhouse.promotion.policy import Policy
 
 RANK = {"reject": 0, "inconclusive": 1, "promote": 2}
 
-ALL_RULES: list[dict[str, Any]] = [
-    {"kind": "accuracy-floor", "name": "floor", "suites": "every", "floor": 0.7},
-    {"kind": "retention", "name": "kept", "suites": "every", "floor": 0.9},
-    {"kind": "beats-start", "name": "learned", "margin": 0.02},
-    {"kind": "ood-drop", "name": "no-collapse", "margin": 0.08},
-    {"kind": "not-worse-than-champion", "name": "no-regression", "margin": 0.02},
-    {"kind": "minimum-items", "name": "enough", "items": 100},
-]
-
-
-def estimate(value: float, half: float = 0.01, n: int = 1500) -> Estimate:
-    return Estimate(value=value, low=value - half, high=value + half, standard_error=half / 2, n=n)
-
-
-def scores(accuracy: Estimate) -> ModelScores:
-    other = estimate(0.5)
-    return ModelScores(accuracy=accuracy, macro_f1=other, ece=other, nll=other, truncated=0)
-
-
-def make_summary(
-    *,
-    accuracy: Estimate = estimate(0.85),  # noqa: B008 - estimates are frozen
-    retention: Estimate = estimate(0.98),  # noqa: B008
-    start: Estimate = estimate(0.3),  # noqa: B008
-    champion: Estimate | None = None,
-    sft: Estimate | None = None,
-    excess_drop: Estimate = estimate(0.02),  # noqa: B008
-    num_items: int = 1500,
-    confidence: float = 0.95,
-) -> EvaluationSummary:
-    """Evidence that meets every rule of `ALL_RULES`, but for what a test changes."""
-    names = ("teacher", "kd", "start", *(["sft"] if sft else []), *(["champion"] if champion else []))
-    differences = {"start": start, "champion": champion, "sft": sft}
-    suites = (("movies", "in-domain"), ("tweets", "shifted-domain"))
-    return EvaluationSummary(
-        confidence=confidence,
-        resamples=2000,
-        candidate="kd",
-        models=names,
-        suites=tuple(
-            SuiteSummary.model_validate(
-                {
-                    "name": name,
-                    "kind": kind,
-                    "num_items": num_items,
-                    "items_sha256": "0" * 64,
-                    "models": {model: scores(accuracy) for model in names},
-                }
-            )
-            for name, kind in suites
-        ),
-        comparisons=tuple(
-            Comparison(suite=suite, model="kd", baseline=baseline, difference=difference, p_value=0.5)
-            for suite, _ in suites
-            for baseline, difference in differences.items()
-            if difference
-        ),
-        retention=dict.fromkeys(("movies", "tweets"), retention),
-        drops={},
-        excess_drops={"tweets": excess_drop},
-    )
-
-
-def judge(
-    summary: EvaluationSummary, rules: Sequence[dict[str, Any]] = ALL_RULES, champion_sha256: str | None = "c" * 64
-) -> Decision:
-    policy = Policy.model_validate({"name": "tests", "description": "Of tests.", "rules": rules})
-    if "champion" not in summary.models:
-        champion_sha256 = None
-    return decide(policy, summary, model_sha256="a" * 64, champion_sha256=champion_sha256, evidence_sha256="e" * 64)
-
 
 def test_good_evidence_promotes_and_the_decision_carries_all_digests() -> None:
-    decision = judge(make_summary(champion=estimate(0.0)))
+    decision = judge(GOOD)
     assert decision.verdict == "promote"
     assert all(rule.outcome == "pass" and rule.reason for rule in decision.rules)
-    assert (decision.model_sha256, decision.champion_sha256) == ("a" * 64, "c" * 64)
-    assert decision.evidence_sha256 == "e" * 64
+    assert (decision.model_sha256, decision.champion_sha256) == (MODEL, CHAMPION)
+    assert (decision.evidence_sha256, decision.timings_sha256) == (EVIDENCE, TIMINGS)
+    assert [check.name for check in decision.checks] == ["leakage", "contamination"]
     assert Decision.model_validate_json(decision.model_dump_json()).digest == decision.digest
 
 
-OUTCOMES: list[tuple[int, dict[str, Estimate], str]] = [
-    (0, {"accuracy": estimate(0.85)}, "promote"),
-    (0, {"accuracy": estimate(0.71, 0.01)}, "promote"),
-    (0, {"accuracy": estimate(0.705, 0.01)}, "inconclusive"),
-    (0, {"accuracy": estimate(0.699, 0.01)}, "reject"),
-    (1, {"retention": estimate(0.92, 0.01)}, "promote"),
-    (1, {"retention": estimate(0.905, 0.01)}, "inconclusive"),
-    (1, {"retention": estimate(0.89, 0.02)}, "reject"),
-    (2, {"start": estimate(0.04, 0.01)}, "promote"),
-    (2, {"start": estimate(0.03, 0.02)}, "inconclusive"),
-    (2, {"start": estimate(0.02, 0.005)}, "reject"),
-    (3, {"excess_drop": estimate(0.05, 0.02)}, "promote"),
-    (3, {"excess_drop": estimate(0.09, 0.02)}, "inconclusive"),
-    (3, {"excess_drop": estimate(0.12, 0.02)}, "reject"),
-    (4, {"champion": estimate(-0.005, 0.01)}, "promote"),
-    (4, {"champion": estimate(-0.015, 0.01)}, "inconclusive"),
-    (4, {"champion": estimate(-0.025, 0.01)}, "inconclusive"),
-    (4, {"champion": estimate(-0.04, 0.01)}, "reject"),
-]
+def test_timings_count_only_where_a_rule_reads_them() -> None:
+    rules = [name for name, rule in RULES.items() if rule["kind"] != "budget"]
+    one, other = judge(GOOD, *rules), judge(replace(GOOD, latency=99.0), *rules)
+    assert one.timings_sha256 is None
+    assert one.digest == other.digest
+    size = RULES["size"] | {"when": "first"}
+    assert judge(GOOD, size).timings_sha256 is None
+    assert judge(FIRST, size).timings_sha256 == TIMINGS
 
 
-@pytest.mark.parametrize(("rule", "evidence", "verdict"), OUTCOMES)
-def test_each_rule_has_three_outcomes(rule: int, evidence: dict[str, Any], verdict: str) -> None:
-    assert judge(make_summary(**evidence), [ALL_RULES[rule]]).verdict == verdict
-
-
-def test_too_few_items_are_inconclusive_however_good_the_figures() -> None:
-    decision = judge(make_summary(num_items=99))
-    assert decision.verdict == "inconclusive"
-    assert "too few" in decision.rules[-1].reason
+@pytest.mark.parametrize("lacking", ["timings", "timings_sha256"])
+def test_without_timings_or_their_digest_a_budget_fails(lacking: str) -> None:
+    given_evidence: dict[str, Any] = {"timings": GOOD.timings(), "timings_sha256": TIMINGS} | {lacking: None}
+    digests = {"model_sha256": MODEL, "champion_sha256": CHAMPION, "evidence_sha256": EVIDENCE}
+    decision = decide(make_policy("size"), GOOD.summary(), checks=GOOD.checks(), **digests, **given_evidence)
+    assert decision.verdict == "reject"
+    assert decision.rules[0].reason == "the evidence has no timings of kd"
 
 
 def test_a_failure_outweighs_what_is_open() -> None:
-    assert judge(make_summary(num_items=99, accuracy=estimate(0.5))).verdict == "reject"
-
-
-def test_a_first_model_has_no_champion_to_be_worse_than() -> None:
-    decision = judge(make_summary(), [ALL_RULES[4]])
-    assert decision.verdict == "promote"
-    assert "first model" in decision.rules[0].reason
-    assert decision.champion_sha256 is None
-
-
-def test_an_inconclusive_rule_says_how_many_items_would_settle_it() -> None:
-    # Half the distance takes four times the items.
-    decision = judge(make_summary(accuracy=estimate(0.71, 0.02, n=1000)), [ALL_RULES[0]])
-    assert "about 4,000 items" in decision.rules[0].reason
-
-
-def without_comparisons(baseline: str) -> Callable[[EvaluationSummary], EvaluationSummary]:
-    def change(summary: EvaluationSummary) -> EvaluationSummary:
-        kept = tuple(c for c in summary.comparisons if c.baseline != baseline)
-        return summary.model_copy(update={"comparisons": kept})
-
-    return change
-
-
-def without_candidate_scores(summary: EvaluationSummary) -> EvaluationSummary:
-    suites = tuple(
-        suite.model_copy(update={"models": {k: v for k, v in suite.models.items() if k != "kd"}})
-        for suite in summary.suites
-    )
-    return summary.model_copy(update={"suites": suites})
-
-
-def without(field: str) -> Callable[[EvaluationSummary], EvaluationSummary]:
-    return lambda summary: summary.model_copy(update={field: {}})
-
-
-def in_domain_only(summary: EvaluationSummary) -> EvaluationSummary:
-    return summary.model_copy(update={"suites": summary.suites[:1]})
-
-
-@pytest.mark.parametrize(
-    ("rule", "change"),
-    [
-        (0, without_candidate_scores),
-        (1, without("retention")),
-        (2, without_comparisons("start")),
-        (3, without("excess_drops")),
-        (3, in_domain_only),
-        (4, without_comparisons("champion")),
-    ],
-)
-def test_missing_evidence_fails(rule: int, change: Callable[[EvaluationSummary], EvaluationSummary]) -> None:
-    decision = judge(change(make_summary(champion=estimate(0.0))), [ALL_RULES[rule]])
-    assert decision.verdict == "reject"
-    assert "the evidence" in decision.rules[0].reason
-
-
-def test_a_suite_that_was_not_run_fails_its_rule() -> None:
-    rule = {"kind": "accuracy-floor", "name": "floor", "suites": "only:reviews", "floor": 0.5}
-    decision = judge(make_summary(), [rule])
-    assert (decision.verdict, decision.rules[0].reason) == ("reject", "the evidence has no reviews suite")
-
-
-def test_a_figure_that_is_not_a_number_fails() -> None:
-    nan = float("nan")
-    broken = Estimate.model_construct(value=nan, low=nan, high=nan, standard_error=0.0, n=1500)
-    summary = make_summary().model_copy(update={"retention": {"movies": broken, "tweets": broken}})
-    decision = judge(summary, [ALL_RULES[1]])
-    assert decision.verdict == "reject"
-    assert decision.digest
-
-
-def test_a_champion_without_a_digest_fails() -> None:
-    decision = judge(make_summary(champion=estimate(0.0)), [ALL_RULES[4]], champion_sha256=None)
-    assert decision.verdict == "reject"
+    assert judge(replace(GOOD, num_items=99)).verdict == "inconclusive"
+    assert judge(replace(GOOD, num_items=99, accuracy=estimate(0.5))).verdict == "reject"
 
 
 def test_a_recipe_cannot_weaken_the_gate_with_narrow_intervals() -> None:
-    decision = judge(make_summary(confidence=0.8))
+    decision = judge(replace(GOOD, confidence=0.8))
     assert decision.verdict == "reject"
     assert decision.rules[0].rule == "confidence"
 
 
+@pytest.mark.parametrize("model", ["teacher", "kd", "champion"])
+def test_a_model_that_a_suite_lacks_fails_whatever_the_rules(model: str) -> None:
+    summary = GOOD.summary()
+    tweets = summary.suites[1]
+    without = tweets.model_copy(update={"models": {m: s for m, s in tweets.models.items() if m != model}})
+    holed = summary.model_copy(update={"suites": (summary.suites[0], without)})
+    decision = judge(GOOD, "minimum-items", summary=holed)
+    assert decision.verdict == "reject"
+    assert decision.rules[0].requirement == f"{model} was measured on every suite"
+    assert "lacks it on tweets" in decision.rules[0].reason
+
+
+def test_a_champion_without_a_digest_fails() -> None:
+    assert judge(FIRST, "minimum-items", summary=GOOD.summary()).verdict == "reject"
+
+
 def test_equal_evidence_gives_an_equal_decision() -> None:
-    summary = make_summary(champion=estimate(0.0))
-    assert judge(summary) == judge(summary)
-    assert judge(summary).digest != judge(make_summary()).digest
+    assert judge(GOOD) == judge(GOOD)
+    assert judge(GOOD).digest != judge(FIRST).digest
 
 
 @pytest.mark.parametrize(
-    ("sft", "note"),
+    ("metric", "gain", "note"),
     [
-        (estimate(-0.004, 0.015), "distillation brought nothing here: kd − sft = −0.004 [−0.019, +0.011]"),
-        (estimate(0.004, 0.015), "distillation brought nothing here: kd − sft = +0.004 [−0.011, +0.019]"),
-        (estimate(0.03, 0.015), "distillation brought +0.030 accuracy here: kd − sft = +0.030 [+0.015, +0.045]"),
+        ("accuracy", estimate(-0.004, 0.015), "nothing here: kd − sft = −0.004 [−0.019, +0.011] accuracy"),
+        ("accuracy", estimate(0.004, 0.015), "nothing here: kd − sft = +0.004 [−0.011, +0.019] accuracy"),
+        ("accuracy", estimate(0.03, 0.015), "+0.030 accuracy here: kd − sft = +0.030 [+0.015, +0.045] accuracy"),
+        ("nll", estimate(0.03, 0.015), "−0.030 nats of loss here: kd − sft = −0.030 [−0.045, −0.015] nats of loss"),
+        ("nll", estimate(-0.004, 0.015), "nothing here: kd − sft = +0.004 [−0.011, +0.019] nats of loss"),
     ],
 )
-def test_the_note_says_what_distillation_brought(sft: Estimate, note: str) -> None:
-    assert judge(make_summary(sft=sft)).notes[0] == note
+def test_the_note_says_what_distillation_brought(metric: Any, gain: Estimate, note: str) -> None:
+    assert judge(replace(GOOD, metric=metric, sft=gain)).notes[0] == f"distillation brought {note}"
 
 
-def test_the_note_says_when_the_control_is_better() -> None:
-    notes = judge(make_summary(sft=estimate(-0.03, 0.01))).notes
-    assert notes[0].endswith("the student trained without the teacher is better")
+@pytest.mark.parametrize("metric", ["accuracy", "nll"])
+def test_the_note_says_when_the_control_is_better(metric: Any) -> None:
+    notes = judge(replace(GOOD, metric=metric, sft=estimate(-0.03, 0.01))).notes
+    assert notes[0].endswith("; the student trained without the teacher is better")
     assert "nothing on tweets" in notes[1]
 
 
 def test_without_a_control_arm_no_note_is_made_up() -> None:
-    assert judge(make_summary()).notes == ()
+    assert not any("distillation" in note for note in judge(replace(GOOD, sft=None)).notes)
 
 
-def test_a_policy_that_forgets_the_champion_is_pointed_out() -> None:
-    notes = " ".join(judge(make_summary(), [ALL_RULES[0]]).notes)
+@pytest.mark.parametrize(
+    ("gain", "claim"),
+    [
+        (estimate(0.02), "kd is better than the champion on movies: a gain of +0.020 [+0.010, +0.030] accuracy"),
+        (
+            estimate(0.005),
+            "kd is not worse, and not shown to be better, than the champion on movies: "
+            "a gain of +0.005 [−0.005, +0.015] accuracy",
+        ),
+    ],
+)
+def test_after_non_inferiority_a_note_tells_of_superiority(gain: Estimate, claim: str) -> None:
+    assert claim in judge(replace(GOOD, champion=gain), "not-worse-than-champion").notes
+
+
+def test_no_note_tells_of_superiority_where_non_inferiority_is_open() -> None:
+    notes = judge(replace(GOOD, champion=estimate(-0.015)), "not-worse-than-champion").notes
+    assert not any("champion" in note for note in notes)
+
+
+def test_the_suite_of_the_worst_retention_is_named() -> None:
+    summary = GOOD.summary()
+    uneven = summary.model_copy(update={"retention": {"movies": estimate(0.99), "tweets": estimate(0.91)}})
+    assert "retention, worst: tweets 0.910 [0.900, 0.920]" in judge(GOOD, summary=uneven).notes
+
+
+def test_what_a_policy_forgets_is_pointed_out() -> None:
+    notes = " ".join(judge(GOOD, "floor").notes)
     assert "no rule compares with the champion" in notes
     assert "no rule asks whether the student beats its start" in notes
+    assert "no rule asks whether the data are sound" in notes
+    assert "no rule" not in " ".join(judge(GOOD).notes)
+
+
+def test_what_a_policy_does_not_ask_of_this_candidate_is_pointed_out() -> None:
+    integrity = RULES["integrity"] | {"name": "sound", "when": "challenger"}
+    notes = judge(replace(FIRST, leakage="fail"), integrity).notes
+    assert "policy tests: not asked of a first model: sound" in notes
+    assert "the leakage check did not pass, and no rule asks for it: of 9 texts" in notes
 
 
 def test_a_candidate_that_is_the_champion_is_pointed_out() -> None:
-    decision = judge(make_summary(champion=estimate(0.0, 0.0)), champion_sha256="a" * 64)
+    digests = {"model_sha256": MODEL, "champion_sha256": MODEL, "evidence_sha256": EVIDENCE}
+    decision = decide(make_policy("floor"), GOOD.summary(), timings=None, checks=[], **digests)
     assert decision.verdict == "promote"
     assert "the candidate is the champion, byte for byte" in decision.notes
-
-
-values = st.floats(0.0, 1.0)
-halves = st.floats(0.0, 0.2)
-worse_by = st.floats(0.0, 0.5)
-evidence = st.fixed_dictionaries(
-    {
-        "accuracy": st.builds(estimate, values, halves),
-        "retention": st.builds(estimate, values, halves),
-        "start": st.builds(estimate, st.floats(-0.5, 0.5), halves),
-        "champion": st.builds(estimate, st.floats(-0.2, 0.2), halves),
-        "excess_drop": st.builds(estimate, st.floats(-0.2, 0.3), halves),
-    }
-)
 
 
 def shifted(figure: Estimate, by: float) -> Estimate:
@@ -269,32 +154,109 @@ def shifted(figure: Estimate, by: float) -> Estimate:
 
 
 def widened(figure: Estimate, by: float) -> Estimate:
-    return figure.model_copy(update={"low": figure.low - by, "high": figure.high + by})
+    wider = {"low": figure.low - by, "high": figure.high + by, "standard_error": figure.standard_error + by / 2}
+    return figure.model_copy(update=wider)
 
 
-@given(evidence, st.sampled_from(["accuracy", "retention", "start", "champion", "excess_drop"]), worse_by)
-def test_a_worse_figure_never_gives_a_better_verdict(figures: dict[str, Any], name: str, by: float) -> None:
-    direction = 1 if name == "excess_drop" else -1
-    worse = figures | {name: shifted(figures[name], direction * by)}
-    assert RANK[judge(make_summary(**worse)).verdict] <= RANK[judge(make_summary(**figures)).verdict]
+ESTIMATES = {
+    "accuracy": -1,
+    "ece": 1,
+    "retention": -1,
+    "mean_retention": -1,
+    "teacher": -1,
+    "start": -1,
+    "sft": -1,
+    "champion": -1,
+    "excess_drop": 1,
+    "lost": 1,
+    "churn": 1,
+}
+"""In which direction each figure gets worse."""
+
+halves = st.floats(0.0, 0.1)
+near_bounds = {
+    "accuracy": st.floats(0.6, 0.9),
+    "ece": st.floats(0.0, 0.2),
+    "retention": st.floats(0.8, 1.0),
+    "mean_retention": st.floats(0.8, 1.0),
+}
+facts = st.builds(
+    Facts,
+    **{name: st.builds(estimate, near_bounds.get(name, st.floats(-0.15, 0.15)), halves) for name in ESTIMATES},
+    num_bytes=st.integers(50, 150),
+    latency=st.floats(5.0, 15.0),
+    throughput=st.floats(50.0, 150.0),
+    leakage=st.sampled_from(["pass", "warn", "fail"]),
+    num_items=st.integers(50, 200),
+    metric=st.sampled_from(["accuracy", "nll"]),
+)
+own_rules = st.sampled_from(list(RULES))
+amounts = st.floats(0.0, 0.3)
 
 
-@given(evidence, st.sampled_from(["accuracy", "retention", "start", "champion", "excess_drop"]), worse_by)
-def test_a_wider_interval_never_leads_to_a_promotion(figures: dict[str, Any], name: str, by: float) -> None:
-    vaguer = figures | {name: widened(figures[name], by)}
-    if judge(make_summary(**vaguer)).verdict == "promote":
-        assert judge(make_summary(**figures)).verdict == "promote"
+def worsen(one: Facts, name: str, by: float) -> Facts:
+    """Make one thing worse by an amount."""
+    match name:
+        case "num_bytes":
+            return replace(one, num_bytes=one.num_bytes + round(100 * by))
+        case "num_items":
+            return replace(one, num_items=max(1, one.num_items - round(200 * by)))
+        case "latency":
+            return replace(one, latency=one.latency * (1 + by))
+        case "throughput":
+            return replace(one, throughput=one.throughput * (1 - by))
+        case "leakage":
+            return replace(one, leakage={"pass": "warn", "warn": "fail", "fail": None}[one.leakage or "fail"])
+    return replace(one, **{name: shifted(getattr(one, name), ESTIMATES[name] * by)})
 
 
-@given(evidence, st.integers(1, 300), st.integers(0, 300))
-def test_fewer_items_never_give_a_better_verdict(figures: dict[str, Any], num_items: int, more: int) -> None:
-    few, many = (judge(make_summary(**figures, num_items=n)) for n in (num_items, num_items + more))
-    assert RANK[few.verdict] <= RANK[many.verdict]
+WORSENED = [*ESTIMATES, "num_bytes", "num_items", "latency", "throughput", "leakage"]
 
 
-@given(evidence, st.permutations(ALL_RULES), st.integers(1, len(ALL_RULES)))
-def test_a_policy_with_more_rules_never_promotes_more(
-    figures: dict[str, Any], rules: list[dict[str, Any]], kept: int
+@given(facts, own_rules, st.sampled_from(WORSENED), amounts)
+def test_worse_evidence_never_gives_a_better_outcome(one: Facts, rule: str, name: str, by: float) -> None:
+    assert RANK[judge(worsen(one, name, by), rule).verdict] <= RANK[judge(one, rule).verdict]
+
+
+@given(facts, own_rules, st.sampled_from(list(ESTIMATES)), amounts)
+def test_a_wider_interval_never_leads_to_a_promotion(one: Facts, rule: str, name: str, by: float) -> None:
+    vaguer = replace(one, **{name: widened(getattr(one, name), by)})
+    if judge(vaguer, rule).verdict == "promote":
+        assert judge(one, rule).verdict == "promote"
+
+
+@given(facts, st.permutations(list(RULES)), st.integers(1, len(RULES)))
+def test_the_order_of_rules_does_not_count_and_more_of_them_never_promote_more(
+    one: Facts, rules: list[str], kept: int
 ) -> None:
-    summary = make_summary(**figures)
-    assert RANK[judge(summary, rules).verdict] <= RANK[judge(summary, rules[:kept]).verdict]
+    verdict = judge(one, *rules).verdict
+    assert verdict == judge(one, *reversed(rules)).verdict
+    assert RANK[verdict] <= RANK[judge(one, *rules[:kept]).verdict]
+
+
+def without_comparisons(summary: EvaluationSummary) -> EvaluationSummary:
+    return summary.model_copy(update={"comparisons": ()})
+
+
+def without_figures(summary: EvaluationSummary) -> EvaluationSummary:
+    suites = tuple(
+        suite.model_copy(update={"models": {m: s.model_copy(update={"metrics": {}}) for m, s in suite.models.items()}})
+        for suite in summary.suites
+    )
+    return summary.model_copy(update={"suites": suites})
+
+
+def without_ratios(summary: EvaluationSummary) -> EvaluationSummary:
+    return summary.model_copy(update={"retention": {}, "mean_retention": None, "excess_drops": {}})
+
+
+def in_domain_only(summary: EvaluationSummary) -> EvaluationSummary:
+    return summary.model_copy(update={"suites": summary.suites[:1]})
+
+
+@given(facts, own_rules, st.sampled_from([without_comparisons, without_figures, without_ratios, in_domain_only]))
+def test_evidence_that_is_taken_away_never_promotes(
+    one: Facts, rule: str, take: Callable[[EvaluationSummary], EvaluationSummary]
+) -> None:
+    if judge(one, rule).verdict != "promote":
+        assert judge(one, rule, summary=take(one.summary())).verdict != "promote"

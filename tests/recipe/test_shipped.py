@@ -6,7 +6,7 @@ import yaml
 from stillhouse.recipe import RecipeError, WheelSource, load_recipe, new_recipe
 
 RECIPES = Path(__file__).parents[2] / "dags" / "recipes"
-NAMES = ("quickstart", "questions", "questions-fine")
+NAMES = ("editorials", "quickstart", "questions", "questions-fine")
 
 
 def test_the_shipped_recipes_are_the_ones_we_know() -> None:

@@ -23,6 +23,22 @@ from stillhouse.contract.evidence import (
     Verdict,
 )
 from stillhouse.contract.keys import code_version, content_key
+from stillhouse.contract.preflight import (
+    RECIPE_TEACHER,
+    Outlook,
+    Preflight,
+    PreflightOutcome,
+    PreflightPointer,
+    Probe,
+    ProbeModel,
+    TeacherChoice,
+    compare,
+    latest_key,
+    outlook_of,
+    preflight_key,
+    signed,
+    subject_of,
+)
 from stillhouse.contract.quiet import QUIET, be_quiet
 from stillhouse.contract.scores import (
     METRICS,
@@ -47,6 +63,7 @@ from stillhouse.contract.training import HistoryPoint, TrainingHistory
 __all__ = [
     "METRICS",
     "QUIET",
+    "RECIPE_TEACHER",
     "RESULT_FILE",
     "Artifact",
     "Comparison",
@@ -64,6 +81,12 @@ __all__ = [
     "ModelScores",
     "ModelTiming",
     "NotPermitted",
+    "Outlook",
+    "Preflight",
+    "PreflightOutcome",
+    "PreflightPointer",
+    "Probe",
+    "ProbeModel",
     "Progress",
     "Promotion",
     "ResultRef",
@@ -74,6 +97,7 @@ __all__ = [
     "StillhouseError",
     "SuiteSummary",
     "TaskRecord",
+    "TeacherChoice",
     "Timings",
     "TrainingHistory",
     "TryAgain",
@@ -81,9 +105,15 @@ __all__ = [
     "be_quiet",
     "canonical_json",
     "code_version",
+    "compare",
     "content_key",
     "exit_code_of",
+    "latest_key",
+    "outlook_of",
+    "preflight_key",
     "pretty_json",
     "sha256_of",
     "sha256_of_file",
+    "signed",
+    "subject_of",
 ]

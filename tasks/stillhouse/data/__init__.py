@@ -2,8 +2,8 @@
 here: Great Expectations, which they need, takes seconds to import."""
 
 from stillhouse.data.frozen import freeze, load_frozen
-from stillhouse.data.prepare import Dropped, Tables, load_tables
-from stillhouse.data.report import CheckResult, TableFacts, ValidationReport, reject_if_critical
+from stillhouse.data.prepare import Tables, load_tables
+from stillhouse.data.report import CheckResult, Dropped, TableFacts, ValidationReport, reject_if_critical
 from stillhouse.data.tables import read_table
 
 __all__ = [

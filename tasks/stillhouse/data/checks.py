@@ -10,8 +10,12 @@ from typing import Any
 import great_expectations as gx
 import great_expectations.expectations as gxe
 
-from stillhouse.data.prepare import held_out_of
-from stillhouse.recipe import DataChecks, DataConfig
+from stillhouse.data.prepare import held_out_of, labels_of
+from stillhouse.recipe import ContaminationConfig, CoverageConfig, DataChecks, DataConfig
+
+MAX_SCRIPT_DISTANCE = 0.1
+"""Between the mixes of scripts of train and reference; more of it is worth a warning."""
+COVERAGE_ACTION = "add training data like data.coverage.reference, or correct the reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +30,31 @@ class Check:
 
 def build_checks(name: str, names: Collection[str], config: DataConfig) -> list[Check]:
     """Return the checks of the set ``name``, given the names of all sets of the run."""
-    checks = [*_row_checks(config.checks), *_text_checks(config.checks)]
+    checks = [*_row_checks(config.checks), _text_check()]
+    # Made from `test`, whose texts have passed: what a perturbation shortens may become equal to another text.
+    checks += [_change_check()] if name.startswith("perturbed-") else _writing_checks(config.checks)
     # A set that is cut out of `train` has the columns of `train`.
-    if config.labels:
+    if labels_of(name, config):
         checks += _label_checks(config)
         checks += _balance_checks(config) if name == "train" else []
-    elif config.named_tables().get(name, config.train).prompt_column is not None:
+    elif not config.labels and config.named_tables().get(name, config.train).prompt_column is not None:
         checks.append(_prompt_check())
-    return checks + [_leak_check(other) for other in held_out_of(name, names)]
+    others = held_out_of(name, names)
+    checks += [_leak_check(other) for other in others]
+    return checks + [_near_check(other, config.contamination) for other in others if config.contamination]
+
+
+def build_coverage_checks(config: CoverageConfig, figures: Collection[str]) -> list[Check]:
+    """Return the checks of those ``figures`` that were measured, which stand in one row."""
+    severity = "critical" if config.action == "reject" else "warning"
+    bounds = (
+        ("auroc", config.max_auroc, severity, "AUROC of a classifier that tells training texts from reference texts"),
+        ("length_distance", config.max_length_distance, severity, "distance of the lengths in words"),
+        ("script_distance", MAX_SCRIPT_DISTANCE, "warning", "distance of the mixes of scripts"),
+        ("label_distance", config.max_label_distance, severity, "distance of the mixes of labels"),
+    )
+    checks = [_coverage_check(config.min_coverage, severity)]
+    return checks + [_distance_check(*bound) for bound in bounds if bound[0] in figures]
 
 
 def build_suite(name: str, checks: Sequence[Check]) -> gx.ExpectationSuite:
@@ -66,14 +87,17 @@ def _row_checks(bounds: DataChecks) -> list[Check]:
     ]
 
 
-def _text_checks(bounds: DataChecks) -> list[Check]:
+def _text_check() -> Check:
+    return Check(
+        name="text",
+        expectation=gxe.ExpectColumnValuesToNotBeNull(column="characters", description="Every row has a text."),
+        failure="{num_rows} without a text ({rows}); complete or remove them",
+    )
+
+
+def _writing_checks(bounds: DataChecks) -> list[Check]:
     low, high = bounds.min_characters, bounds.max_characters
     return [
-        Check(
-            name="text",
-            expectation=gxe.ExpectColumnValuesToNotBeNull(column="characters", description="Every row has a text."),
-            failure="{num_rows} without a text ({rows}); complete or remove them",
-        ),
         Check(
             name="text-length",
             expectation=gxe.ExpectColumnValuesToBeBetween(
@@ -92,6 +116,16 @@ def _text_checks(bounds: DataChecks) -> list[Check]:
             failure="{num_rows} with the text of another one ({rows}); remove them or set duplicates: drop",
         ),
     ]
+
+
+def _change_check() -> Check:
+    return Check(
+        name="changed",
+        expectation=gxe.ExpectColumnMeanToBeBetween(
+            column="changed", min_value=0, strict_min=True, description="Some texts differ from those of the test set."
+        ),
+        failure="the perturbation changes no text; correct it or leave it out",
+    )
 
 
 def _label_checks(config: DataConfig) -> list[Check]:
@@ -160,4 +194,45 @@ def _leak_check(other: str) -> Check:
             description=f"No text also occurs in {other}, whatever its case and white space.",
         ),
         failure=f"{{num_rows}} whose text is also in {other} ({{rows}}); remove it from one or set duplicates: drop",
+    )
+
+
+def _near_check(other: str, config: ContaminationConfig) -> Check:
+    return Check(
+        name=f"near-{other}",
+        expectation=gxe.ExpectColumnValuesToBeInSet(
+            column=f"near_{other}",
+            value_set=[False],
+            severity="warning" if config.action == "warn" else "critical",
+            description=f"No text is a near-duplicate of one in {other}: a Jaccard similarity of their "
+            f"{config.ngram}-grams of words of {config.threshold} or more.",
+        ),
+        failure=f"{{num_rows}} with a near-duplicate in {other} ({{rows}}); take it out of one, or set "
+        "data.contamination.action: remove",
+    )
+
+
+def _coverage_check(bound: float, severity: str) -> Check:
+    return Check(
+        name="coverage",
+        expectation=gxe.ExpectColumnMinToBeBetween(
+            column="coverage",
+            min_value=bound,
+            severity=severity,
+            description=f"At least a share of {bound} of the reference texts have a training text near by.",
+        ),
+        failure=f"a share of {{observed}} of the reference texts is covered, below {bound}; {COVERAGE_ACTION}",
+    )
+
+
+def _distance_check(figure: str, bound: float | None, severity: str, what: str) -> Check:
+    return Check(
+        name=f"coverage-{figure.split('_')[0]}",
+        expectation=gxe.ExpectColumnMaxToBeBetween(
+            column=figure,
+            max_value=bound,
+            severity=severity,
+            description=f"Compared with the reference, the {what} is at most {bound}.",
+        ),
+        failure=f"the {what} is {{observed}}, above {bound}; {COVERAGE_ACTION}",
     )

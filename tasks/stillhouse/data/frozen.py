@@ -12,10 +12,12 @@ from stillhouse.contract import DataRejected
 LABELLED = Features({"id": Value("string"), "text": Value("string"), "label": Value("int64")})
 """Of classification tasks."""
 PLAIN = Features({"id": Value("string"), "text": Value("string")})
-"""Of language modelling tasks."""
+"""Of language modelling tasks, and of texts that no label fits."""
 PROMPTED = Features({"id": Value("string"), "text": Value("string"), "prompt": Value("string")})
 """Of language modelling tasks whose texts answer something."""
-COLUMN_SETS = (LABELLED, PROMPTED, PLAIN)
+GROUP = Features({"group": Value("string")})
+"""Added where the table names a column of groups."""
+COLUMN_SETS = tuple(Features(base | added) for base in (LABELLED, PROMPTED, PLAIN) for added in (Features(), GROUP))
 
 
 def freeze(frame: pd.DataFrame, path: Path) -> None:
@@ -46,6 +48,6 @@ def load_frozen(path: Path) -> Dataset:
         raise DataRejected(f"{path.name}: not a whole Parquet file; run the stage 'validate' again") from None
     if Features.from_arrow_schema(table.schema) not in COLUMN_SETS:
         raise DataRejected(
-            f"{path.name}: not a frozen set of id, text, and label or prompt; run the stage 'validate' again"
+            f"{path.name}: not a frozen set of id, text, and label, prompt or group; run the stage 'validate' again"
         )
     return Dataset(table)

@@ -1,4 +1,4 @@
-"""From a recipe's tables to the sets that a run works on: clean, sampled and split, the same on every machine."""
+"""From a recipe's tables to the sets that a run works on: clean, sampled, split and firewalled, the same everywhere."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -6,37 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from pydantic import Field
 
 from stillhouse.contract import DataRejected
+from stillhouse.data.contamination import near_duplicates
+from stillhouse.data.perturb import perturb
+from stillhouse.data.report import Dropped
 from stillhouse.data.tables import read_table, row_keys
-from stillhouse.recipe import Config, DataConfig, FileSource, Splits
+from stillhouse.recipe import ContaminationConfig, DataConfig, FileSource, Splits
 
 HELD_OUT = {"train": ("validation", "test", "ood-"), "validation": ("test", "ood-")}
 """For each set that teaches or tunes: the sets, or their prefix, that must not share a text with it."""
 
 
-class Dropped(Config):
-    """Rows that a table of the recipe lost on its way into the run."""
-
-    duplicates: int = Field(default=0, ge=0)
-    """Later rows of a text that occurs more than once."""
-    conflicting: int = Field(default=0, ge=0)
-    """Those of the duplicates whose label differs from that of the row that was kept."""
-    held_out: int = Field(default=0, ge=0)
-    """Rows whose text occurs in a set that the table must not share texts with."""
-    sampled: int = Field(default=0, ge=0)
-    """Rows beyond ``max_rows``."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tables(Mapping[str, pd.DataFrame]):
-    """The sets of a run by name: ``train``, ``validation``, ``test`` and ``ood-NAME``, in this order."""
+    """The sets of a run: ``train``, ``validation``, ``test``, ``ood-NAME`` and ``perturbed-NAME``, in this order."""
 
     frames: dict[str, pd.DataFrame]
-    """Columns ``id``, ``text``, and ``label`` or ``prompt``; see `read_table`."""
+    """Columns ``id``, ``text``, and ``label`` or ``prompt``, and ``group`` where there are any; see `read_table`."""
     dropped: dict[str, Dropped]
     """By table of the recipe."""
+    reference: pd.DataFrame | None = None
+    """What coverage compares the training data with, likewise; no model sees it, so it is none of the sets."""
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.frames[name]
@@ -49,12 +40,13 @@ class Tables(Mapping[str, pd.DataFrame]):
 
 
 def load_tables(config: DataConfig, fetch: Callable[[FileSource], Path]) -> Tables:
-    """Read, clean, sample and split everything that the recipe's ``data`` section names.
+    """Read, clean, sample, split and perturb everything that the recipe's ``data`` section names.
 
     A table with ``duplicates: drop`` keeps the first row of every text, and loses the rows whose text a held-out set
     has too: held-out sets stay as they are, what is learned from gives way. With ``duplicates: reject`` nothing is
     lost and the suites find both. The rows that sampling and splitting choose depend on the seed and on the texts
-    alone, not on their order, and rows that are added later move few others to another set.
+    alone, not on their order, and rows that are added later move few others to another set. After that,
+    ``contamination.action: remove`` takes near-duplicates of held-out texts out, whoever cut these sets.
 
     Args:
         config: Section ``data`` of a recipe.
@@ -64,28 +56,30 @@ def load_tables(config: DataConfig, fetch: Callable[[FileSource], Path]) -> Tabl
         DataRejected: See `read_table`; or the rows don't suffice for the splits.
         ConfigurationError: See `read_table`.
     """
-    named = config.named_tables()
-    frames = {n: read_table(t, fetch(t.source), config.labels, name=n) for n, t in named.items()}
-    dropped = {n: Dropped() for n in named}
-    for name, table in named.items():
-        if table.duplicates == "drop":
-            frames[name], dropped[name] = _drop_duplicates(frames[name])
-    for name, table in named.items():
-        if table.duplicates == "drop":
-            held_out = pd.concat([frames[name].iloc[:0], *(frames[other] for other in held_out_of(name, frames))])
-            leaked = shares_text(frames[name], held_out)
-            frames[name] = frames[name][~leaked]
-            dropped[name] = dropped[name].model_copy(update={"held_out": int(leaked.sum())})
-    for name, table in named.items():
+    frames = _read_all(config, fetch)
+    dropped = {name: Dropped() for name in frames}
+    _drop_repeated(config, frames, dropped)
+    for name, table in config.named_tables().items():
         kept = sample(frames[name], table.max_rows, seed=config.splits.seed)
-        lost = len(frames[name]) - len(kept)
+        dropped[name] = dropped[name].model_copy(update={"sampled": len(frames[name]) - len(kept)})
         frames[name] = kept
-        dropped[name] = dropped[name].model_copy(update={"sampled": lost})
+    reference = frames.pop("reference", None)
     frames = split(frames, config.splits)
+    if config.contamination and config.contamination.action == "remove":
+        _remove_contaminated(config.contamination, frames, dropped)
     for name, frame in frames.items():
         if frame.empty:
             raise DataRejected(f"{name}: no rows are left after cleaning and splitting; provide more data")
-    return Tables(frames={n: f.reset_index(drop=True) for n, f in frames.items()}, dropped=dropped)
+    frames |= {f"perturbed-{p.name}": perturb(frames["test"], p) for p in config.perturbations}
+    return Tables(frames={n: f.reset_index(drop=True) for n, f in frames.items()}, dropped=dropped, reference=reference)
+
+
+def labels_of(name: str, config: DataConfig) -> tuple[str, ...]:
+    """Return the label set of a set or of the reference: empty where its labels are not read."""
+    unread = {f"ood-{ood.name}" for ood in config.ood if ood.kind == "out-of-scope"}
+    if config.coverage and config.coverage.max_label_distance is None:
+        unread.add("reference")
+    return () if name in unread else config.labels
 
 
 def held_out_of(name: str, names: Collection[str]) -> list[str]:
@@ -105,7 +99,12 @@ def sample(frame: pd.DataFrame, max_rows: int | None, *, seed: int) -> pd.DataFr
     """Keep ``max_rows`` rows, or all, in their order. The texts decide which, not their places."""
     if max_rows is None or len(frame) <= max_rows:
         return frame
-    return frame.loc[_ranks(frame, f"sample-{seed}").sort_values(kind="stable").index[:max_rows].sort_values()]
+    return frame.loc[ranks(frame, f"sample-{seed}").sort_values(kind="stable").index[:max_rows].sort_values()]
+
+
+def ranks(frame: pd.DataFrame, salt: str) -> pd.Series:
+    """Give every row a pseudo-random rank that its text alone decides, so that equal texts have equal ranks."""
+    return row_keys(frame).map(lambda key: hashlib.sha256(f"{salt}\n{key}".encode()).hexdigest())
 
 
 def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.DataFrame]:
@@ -122,10 +121,10 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
         All sets, rows in their order; ``train``, ``validation`` and ``test`` first.
     """
     train = frames["train"]
-    ranks = _ranks(train, f"split-{splits.seed}")
+    train_ranks = ranks(train, f"split-{splits.seed}")
     cut: dict[str, list[int]] = {"test": [], "validation": []}
     strata = train["label"] if "label" in train else pd.Series(0, index=train.index)
-    for _, stratum_ranks in ranks.groupby(strata):
+    for _, stratum_ranks in train_ranks.groupby(strata):
         rows = list(stratum_ranks.sort_values(kind="stable").index)
         spare = rows[:-1]
         for name, share in (("test", splits.test), ("validation", splits.validation)):
@@ -140,6 +139,40 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
     return {name: result[name] for name in order}
 
 
+def _read_all(config: DataConfig, fetch: Callable[[FileSource], Path]) -> dict[str, pd.DataFrame]:
+    frames = {}
+    for name, table in config.named_tables().items():
+        # Classified texts have no prompt, not even where their labels are not read.
+        plain = table.model_copy(update={"prompt_column": None}) if config.labels else table
+        frames[name] = read_table(plain, fetch(table.source), labels_of(name, config), name=name)
+    return frames
+
+
+def _drop_repeated(config: DataConfig, frames: dict[str, pd.DataFrame], dropped: dict[str, Dropped]) -> None:
+    """Take out of the tables that say so what occurs twice, then what a held-out set has too."""
+    dropping = [name for name, table in config.named_tables().items() if table.duplicates == "drop"]
+    for name in dropping:
+        frames[name], dropped[name] = _drop_duplicates(frames[name])
+    for name in dropping:
+        leaked = pd.Series(False, index=frames[name].index)
+        for other in held_out_of(name, frames):
+            leaked |= shares_text(frames[name], frames[other])
+        frames[name] = frames[name][~leaked]
+        dropped[name] = dropped[name].model_copy(update={"held_out": int(leaked.sum())})
+
+
+def _remove_contaminated(
+    config: ContaminationConfig, frames: dict[str, pd.DataFrame], dropped: dict[str, Dropped]
+) -> None:
+    for name in reversed(HELD_OUT):  # `train` last, since it need not give way to what `validation` has lost
+        others = {other: frames[other] for other in held_out_of(name, frames)}
+        near = near_duplicates(frames[name], others, config).any(axis=1)
+        frames[name] = frames[name][~near]
+        table = name if name in dropped else "train"
+        count = dropped[table].contaminated + int(near.sum())
+        dropped[table] = dropped[table].model_copy(update={"contaminated": count})
+
+
 def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, Dropped]:
     keys = row_keys(frame)
     later = keys.duplicated() & (keys != "")
@@ -148,8 +181,3 @@ def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, Dropped]:
     first_label = frame["label"].groupby(keys).transform("first")
     conflicting = int((later & (frame["label"] != first_label)).sum())
     return frame[~later], Dropped(duplicates=int(later.sum()), conflicting=conflicting)
-
-
-def _ranks(frame: pd.DataFrame, salt: str) -> pd.Series:
-    """Give every row a pseudo-random rank that its text alone decides, so that equal texts have equal ranks."""
-    return row_keys(frame).map(lambda key: hashlib.sha256(f"{salt}\n{key}".encode()).hexdigest())

@@ -4,12 +4,27 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stillhouse.contract import DataRejected
-from stillhouse.data.prepare import Dropped
+from stillhouse.contract import DataRejected, IntegrityCheck
 from stillhouse.recipe import Config
 
 LISTED_ROWS = 20
 """Rows that a check lists at most."""
+
+
+class Dropped(Config):
+    """Rows that a table of the recipe lost on its way into the run."""
+
+    duplicates: int = Field(default=0, ge=0)
+    """Later rows of a text that occurs more than once."""
+    conflicting: int = Field(default=0, ge=0)
+    """Those of the duplicates whose label differs from that of the row that was kept."""
+    held_out: int = Field(default=0, ge=0)
+    """Rows whose text occurs in a set that the table must not share texts with."""
+    sampled: int = Field(default=0, ge=0)
+    """Rows beyond ``max_rows``."""
+    contaminated: int = Field(default=0, ge=0)
+    """Rows whose text almost occurs in a set that theirs must not share texts with. Those of a ``validation`` that was
+    cut out of ``train`` count there."""
 
 
 class CheckResult(Config):
@@ -47,16 +62,35 @@ class TableFacts(Config):
     max_characters: int
 
 
+CoverageName = Literal["coverage", "auroc", "length_distance", "script_distance", "label_distance"]
+
+
+class CoverageFigure(Config):
+    """One comparison of the training set with the reference; see `stillhouse.data.coverage.measure_coverage`."""
+
+    value: float = Field(ge=0, le=1)
+    low: float
+    high: float
+    """Bounds of the interval at 95 %."""
+    num_train: int = Field(ge=1)
+    num_reference: int = Field(ge=1)
+    """Texts that were compared."""
+
+
 class ValidationReport(Config):
     """All checks of a run's data. Equal data and settings give an equal report."""
 
-    schema_id: Literal["stillhouse/validation/1"] = "stillhouse/validation/1"
+    schema_id: Literal["stillhouse/validation/2"] = "stillhouse/validation/2"
     success: bool
     """Whether every critical check passed."""
     tables: dict[str, TableFacts]
     dropped: dict[str, Dropped]
     """By table of the recipe: the rows that cleaning and sampling took away."""
     checks: tuple[CheckResult, ...]
+    coverage: dict[CoverageName, CoverageFigure] = {}
+    """Empty without a reference."""
+    integrity: tuple[IntegrityCheck, ...]
+    """What the checks say about leaks, near-duplicates and coverage, for the gate."""
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:

@@ -2,16 +2,26 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import great_expectations as gx
 import numpy as np
 import pandas as pd
 
 from stillhouse.contract import StageBug
-from stillhouse.data.checks import Check, build_checks, build_suite
+from stillhouse.data.checks import Check, build_checks, build_coverage_checks, build_suite
+from stillhouse.data.contamination import near_duplicates
+from stillhouse.data.coverage import measure_coverage
+from stillhouse.data.integrity import judge_integrity
 from stillhouse.data.prepare import Tables, held_out_of, shares_text
-from stillhouse.data.report import LISTED_ROWS, CheckResult, TableFacts, ValidationReport
+from stillhouse.data.report import (
+    LISTED_ROWS,
+    CheckResult,
+    CoverageFigure,
+    CoverageName,
+    TableFacts,
+    ValidationReport,
+)
 from stillhouse.data.tables import name_rows, row_keys
 from stillhouse.recipe import DataConfig
 
@@ -25,7 +35,7 @@ RESULT_FORMAT = {
 
 
 def validate(tables: Tables, config: DataConfig) -> ValidationReport:
-    """Run the suite of every set.
+    """Run the suite of every set, and that of the training set's coverage if the recipe has a reference.
 
     Args:
         tables: The sets of a run.
@@ -35,6 +45,7 @@ def validate(tables: Tables, config: DataConfig) -> ValidationReport:
         The report, whether or not the data passed; see `reject_if_critical`.
 
     Raises:
+        DataRejected: A set has too few texts to measure coverage.
         StageBug: An expectation could not be evaluated.
     """
     context = gx.get_context(mode="ephemeral")
@@ -42,22 +53,28 @@ def validate(tables: Tables, config: DataConfig) -> ValidationReport:
     source = context.data_sources.add_pandas("stillhouse")
     results: list[CheckResult] = []
     for name in tables:
-        checks = build_checks(name, tables, config)
-        asset = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
-        batch = asset.get_batch({"dataframe": profile(name, tables)})
-        outcome = batch.validate(build_suite(name, checks), result_format=RESULT_FORMAT)
-        results += _results(name, checks, outcome)
+        results += _judge(source, name, profile(name, tables, config), build_checks(name, tables, config))
+    coverage: dict[CoverageName, CoverageFigure] = {}
+    if config.coverage and tables.reference is not None:
+        coverage = measure_coverage(tables["train"], tables.reference, config.coverage)
+        figures = pd.DataFrame({"id": ["train"]} | {name: [figure.value] for name, figure in coverage.items()})
+        results += _judge(source, "train", figures, build_coverage_checks(config.coverage, coverage))
     return ValidationReport(
         success=all(result.success for result in results if result.severity == "critical"),
         tables={name: _facts(frame, config.labels) for name, frame in tables.items()},
         dropped=tables.dropped,
         checks=tuple(results),
+        coverage=coverage,
+        integrity=judge_integrity(config, results, tables.dropped, coverage),
     )
 
 
 def suites_as_json(names: Collection[str], config: DataConfig) -> dict[str, Any]:
-    """Return the suites of all sets as plain data, for people to review and for a snapshot to pin."""
+    """Return the suites of all sets, and that of coverage, as plain data: for people to review, and for a snapshot."""
     suites = {name: build_suite(name, build_checks(name, names, config)) for name in names}
+    if config.coverage:
+        checks = build_coverage_checks(config.coverage, get_args(CoverageName))
+        suites["coverage"] = build_suite("coverage", checks)
     return {
         name: [
             {
@@ -73,14 +90,15 @@ def suites_as_json(names: Collection[str], config: DataConfig) -> dict[str, Any]
     }
 
 
-def profile(name: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def profile(name: str, tables: Mapping[str, pd.DataFrame], config: DataConfig) -> pd.DataFrame:
     """Describe every row of the set ``name`` without its text.
 
     Returns:
         One row for each row of the set: ``id``; ``characters`` of the stripped text, NaN without one; ``text_digest``,
-        equal for texts that differ only in case and white space, None without one; ``in_SET`` for every set that must
-        not share a text with it. With labels also ``label`` and ``label_share``, the share of the set's rows with that
-        label; with prompts ``prompt_characters``, as ``characters``.
+        equal for texts that differ only in case and white space, None without one; ``in_SET``, and ``near_SET`` unless
+        ``config`` leaves contamination out, for every set that must not share a text with it. With labels also
+        ``label`` and ``label_share``, the share of the set's rows with that label; with prompts ``prompt_characters``,
+        as ``characters``; of a perturbed set ``changed``, whether the text is not that of the test set.
     """
     frame = tables[name]
     columns = {
@@ -93,7 +111,14 @@ def profile(name: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         columns |= {"label": frame["label"], "label_share": frame["label"].map(shares)}
     if "prompt" in frame:
         columns["prompt_characters"] = _characters(frame["prompt"])
-    return pd.DataFrame(columns | {f"in_{o}": shares_text(frame, tables[o]) for o in held_out_of(name, tables)})
+    if name.startswith("perturbed-"):
+        columns["changed"] = (frame["text"] != tables["test"]["text"]).astype(float)
+    others = {other: tables[other] for other in held_out_of(name, tables)}
+    columns |= {f"in_{other}": shares_text(frame, rows) for other, rows in others.items()}
+    if others and config.contamination:
+        near = near_duplicates(frame, others, config.contamination)
+        columns |= {f"near_{other}": near[other] for other in others}
+    return pd.DataFrame(columns)
 
 
 def _characters(texts: pd.Series) -> pd.Series:
@@ -102,6 +127,12 @@ def _characters(texts: pd.Series) -> pd.Series:
 
 def _digest(key: str) -> str | None:
     return hashlib.sha256(key.encode()).hexdigest() if key else None
+
+
+def _judge(source: Any, table: str, rows: pd.DataFrame, checks: Sequence[Check]) -> list[CheckResult]:
+    asset = source.add_dataframe_asset(f"{table}-{checks[0].name}")  # two suites may be about one set
+    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": rows})
+    return _results(table, checks, batch.validate(build_suite(table, checks), result_format=RESULT_FORMAT))
 
 
 def _results(table: str, checks: Sequence[Check], outcome: Any) -> list[CheckResult]:
@@ -138,6 +169,7 @@ def _result(table: str, check: Check, found: Any) -> CheckResult:
 
 
 def _facts(frame: pd.DataFrame, labels: Sequence[str]) -> TableFacts:
+    labels = labels if "label" in frame else ()
     counts = frame["label"].value_counts().to_dict() if labels else {}
     characters = frame["text"].map(len)
     return TableFacts(

@@ -1,4 +1,4 @@
-"""Tables of text: from a file of any supported format to the columns ``id``, ``text``, and ``label`` or ``prompt``."""
+"""Tables of text: from a file of any supported format to ``id``, ``text``, ``label`` or ``prompt``, and ``group``."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,16 +22,18 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     Args:
         table: How to read it.
         path: The file.
-        labels: The label set; a row's label becomes its index in it. Empty for language modelling.
+        labels: The label set; a row's label becomes its index in it. Empty where labels are not read.
         name: Name of the table, for messages.
 
     Returns:
-        Columns ``id: str``, ``text: str`` (empty where the file has none), and ``label: int64`` or, where the table has
-        a prompt column and no labels, ``prompt: str``; rows in the file's order.
+        Columns ``id: str``, ``text: str`` (empty where the file has none), ``label: int64`` or, where the table has a
+        prompt column and no labels, ``prompt: str``, and ``group: str`` where it has a group column; rows in the file's
+        order.
 
     Raises:
-        DataRejected: The file is not of its format, lacks a column, has no rows, or has a label outside the label set.
-            The message names rows by id, or by line where they have none yet, and never contains text.
+        DataRejected: The file is not of its format, lacks a column, has no rows, or a row without a group or with a
+            label outside the label set. The message names rows by id, or by line where they have none yet, and never
+            contains text.
         ConfigurationError: The file can't be opened, or its encoding has no such name.
     """
     columns = read_columns(table, path, name=name)
@@ -42,6 +44,8 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
     result = {"id": ids.to_numpy(dtype=object), "text": _texts(columns[table.text_column], ids, name, "text")}
     if not labels and table.prompt_column is not None:
         result["prompt"] = _texts(columns[table.prompt_column], ids, name, "prompt")
+    if table.group_column is not None:
+        result["group"] = _groups(columns[table.group_column], ids, name)
     frame = pd.DataFrame(result, dtype=object)
     if labels:
         frame["label"] = label_indices(columns[table.label_column], table.label_rule, labels, ids=ids, name=name)
@@ -103,7 +107,7 @@ def name_rows(ids: Iterable[object]) -> str:
 
 
 def _require_columns(columns: pd.DataFrame, table: Table, name: str, *, labelled: bool) -> None:
-    for field in ("text_column", "label_column" if labelled else "prompt_column", "id_column"):
+    for field in ("text_column", "label_column" if labelled else "prompt_column", "group_column", "id_column"):
         column = getattr(table, field)
         count = int((columns.columns == column).sum())
         if column is not None and count != 1:
@@ -114,6 +118,13 @@ def _require_columns(columns: pd.DataFrame, table: Table, name: str, *, labelled
 def _texts(values: pd.Series, ids: pd.Series, name: str, what: str) -> list[str]:
     _reject(~values.map(_is_text_or_missing).astype(bool), ids, name, f"whose {what} is no string of Unicode")
     return ["" if _is_missing(value) else value for value in values]
+
+
+def _groups(values: pd.Series, ids: pd.Series, name: str) -> list[str]:
+    groups = values.map(lambda value: "" if _is_missing(value) else str(value).strip())
+    _reject(groups == "", ids, name, "without a group", "complete them or leave group_column out")
+    _reject(~groups.map(_is_text_or_missing), ids, name, "whose group is no string of Unicode")
+    return list(groups)
 
 
 def _ids(columns: pd.DataFrame, id_column: str | None, name: str) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Measuring models: records, figures with intervals, speeds, plots, the report.
+"""Measuring models: records, figures with intervals, speeds, the report and its cards.
 
 Names are imported when they are first used: printing a table at the end of a run must not wait for matplotlib.
 """
@@ -7,20 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stillhouse.evaluation.console import models_table, render_text, rules_table
-    from stillhouse.evaluation.plots import loss_curves, quality_against_latency, reliability, to_png, to_svg
+    from stillhouse.evaluation.asking import ask
+    from stillhouse.evaluation.blocks import SuiteInfo
+    from stillhouse.evaluation.cards import render_card, render_model_card
+    from stillhouse.evaluation.console import render_text
     from stillhouse.evaluation.records import read_records, score, write_records
-    from stillhouse.evaluation.report import Check, ReportInputs, TableFacts, render_card, render_report
-    from stillhouse.evaluation.summary import SuiteInfo, summarise
-    from stillhouse.evaluation.timing import measure
+    from stillhouse.evaluation.report import Check, ReportInputs, TableFacts, render_report
+    from stillhouse.evaluation.summary import summarise
+    from stillhouse.evaluation.timing import Timed, measure
 
 MODULES = {
-    "console": ("models_table", "render_text", "rules_table"),
-    "plots": ("loss_curves", "quality_against_latency", "reliability", "to_png", "to_svg"),
+    "asking": ("ask",),
+    "blocks": ("SuiteInfo",),
+    "cards": ("render_card", "render_model_card"),
+    "console": ("render_text",),
     "records": ("read_records", "score", "write_records"),
-    "report": ("Check", "ReportInputs", "TableFacts", "render_card", "render_report"),
-    "summary": ("SuiteInfo", "summarise"),
-    "timing": ("measure",),
+    "report": ("Check", "ReportInputs", "TableFacts", "render_report"),
+    "summary": ("summarise",),
+    "timing": ("Timed", "measure"),
 }
 """Which module holds which public names."""
 
@@ -29,20 +33,16 @@ __all__ = [
     "ReportInputs",
     "SuiteInfo",
     "TableFacts",
-    "loss_curves",
+    "Timed",
+    "ask",
     "measure",
-    "models_table",
-    "quality_against_latency",
     "read_records",
-    "reliability",
     "render_card",
+    "render_model_card",
     "render_report",
     "render_text",
-    "rules_table",
     "score",
     "summarise",
-    "to_png",
-    "to_svg",
     "write_records",
 ]
 

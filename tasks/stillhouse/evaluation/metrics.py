@@ -1,12 +1,10 @@
-"""Metrics as functions of sums over items, so that a resample costs one row of a matrix product.
+"""Classification metrics as functions of sums over items, so that a resample costs one row of a matrix product.
 
-Every metric here depends on its items only through sums of per-item columns (correct, label counts, losses …). So the
+Every metric here depends on its items only through sums of per-item columns (hits, label counts, losses …). So the
 point value is the metric of the column sums, and 2,000 bootstrap values are the metric of 2,000 weighted column sums.
 Columns hold whole numbers, real quantities being rounded to 2^-20: sums are exact in float64, in any order, and so
 the same on every machine.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +17,14 @@ UNIT = 2.0**20
 """Fixed-point units in 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What one model said about the N items of a suite, in the order of their ids."""
+def fixed_point(values_N: Floats) -> Floats:
+    """Turn real quantities into whole numbers of `UNIT`, as a column, shape (N, 1); see `mean`."""
+    return np.rint(values_N * UNIT)[:, None]
 
-    labels_N: Ints
-    predictions_N: Ints
-    losses_N: Floats
-    """Negative log-likelihood of the labels, in nats."""
-    confidences_N: Floats
-    """Probability of the predicted label."""
-    truncated: int
-    """Items of which the model saw only the beginning."""
 
-    @property
-    def correct_N(self) -> Bools:
-        """Whether each item is right."""
-        return np.equal(self.predictions_N, self.labels_N)
+def mean(sums_R: Floats, counts_R: Floats) -> Floats:
+    """Mean of a quantity, shape (R), from the sums of its `fixed_point` column and the numbers of items."""
+    return sums_R / (UNIT * counts_R)
 
 
 def f1_columns(labels_N: Ints, predictions_N: Ints, num_labels: int) -> Floats:
@@ -62,6 +51,13 @@ def macro_f1(sums_RC: Floats) -> Floats:
     return means_R
 
 
+def squared_distances(probabilities_NC: Floats, labels_N: Ints) -> Floats:
+    """Squared distance of the probabilities from the label's, which are 0 and 1; shape (N), 0 to 2 (Brier 1950)."""
+    right_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
+    distances_N: Floats = (probabilities_NC**2).sum(axis=1) - 2 * right_N + 1
+    return distances_N
+
+
 def calibration_bins(confidences_N: Floats, num_bins: int) -> Ints:
     """Put each item into one of at most ``num_bins`` bins of equal mass by confidence, shape (N)."""
     num_bins = min(num_bins, len(confidences_N))
@@ -72,35 +68,43 @@ def calibration_bins(confidences_N: Floats, num_bins: int) -> Ints:
 
 
 def ece_columns(confidences_N: Floats, correct_N: Bools, num_bins: int) -> Floats:
-    """Per item, in its bin's column: confidence minus correctness in fixed point, shape (N, B); see `ece`."""
+    """Per item, in its bin's columns: (confidence - hit in fixed point, hit, 1), shape (N, 3 * B); see `ece`."""
     bins_N = calibration_bins(confidences_N, num_bins)
-    columns_NB = np.zeros((len(bins_N), bins_N.max() + 1))
-    columns_NB[np.arange(len(bins_N)), bins_N] = np.rint((confidences_N - correct_N) * UNIT)
-    return columns_NB
+    in_bin_NB = (bins_N[:, None] == np.arange(bins_N.max() + 1)).astype(np.float64)
+    gaps_N1 = fixed_point(confidences_N - correct_N)
+    return np.hstack([in_bin_NB * gaps_N1, in_bin_NB * correct_N[:, None], in_bin_NB])
 
 
-def ece(sums_RB: Floats, num_items: int) -> Floats:
-    """Expected calibration error: the mass-weighted mean gap between confidence and accuracy over the bins.
+def ece(sums_RB: Floats) -> Floats:
+    """Expected calibration error over bins of equal mass, less what noise alone is expected to add.
 
-    Naeini et al. 2015, with bins of equal mass (Nixon et al. 2019). The bins are those of the observed items and stay
-    where they are in resamples. With few items the figure is biased upwards, since a gap counts whatever its sign.
+    The plain figure is the mass-weighted mean of the bins' absolute gaps between confidence and accuracy (Naeini et al.
+    2015; equal mass: Nixon et al. 2019). A gap counts whatever its sign, so noise never cancels and a perfectly
+    calibrated model seems off. With ``g_b`` the gap of bin b, ``w_b`` its share of the items, ``n_b`` their number and
+    ``a_b`` its accuracy, the noise of a gap has the variance ``s_b = a_b (1 - a_b) / (n_b - 1)``, and
+    ``t = sum_b w_b (g_b^2 - s_b)`` is the debiased squared calibration error (Bröcker 2012; Kumar et al. 2019, section
+    5). Were the true gaps normal with variance t, the mean absolute gap would be ``sqrt(2 t / pi)`` without the noise
+    and ``sum_b w_b sqrt(2 (t + s_b) / pi)`` with it. The difference is subtracted. (The correction of Kumar et al. for
+    absolute gaps takes each bin's gap at face value, and removes less than half of the bias of a calibrated model.)
+
+    The bins are those of the observed items and stay where they are in resamples. A resample carries the noise of the
+    observed items and its own on top; both are subtracted. Items count as independent: where they share sources the
+    noise is larger, and the figure stays on the pessimistic side.
 
     Args:
-        sums_RB: Column sums of `ece_columns`, shape (R, B).
-        num_items: N.
+        sums_RB: Column sums of `ece_columns`, shape (R, 3 * B), the first row being the observed one.
 
     Returns:
-        Shape (R).
+        Shape (R). Not clipped at 0, so that resamples keep their spread; the caller clips.
     """
-    gaps_R: Floats = np.abs(sums_RB).sum(axis=1)
-    return gaps_R / (UNIT * num_items)
-
-
-def loss_column(losses_N: Floats) -> Floats:
-    """Losses in fixed point, shape (N, 1); see `mean_loss`."""
-    return np.rint(losses_N * UNIT)[:, None]
-
-
-def mean_loss(sums_R1: Floats, num_items: int) -> Floats:
-    """Mean negative log-likelihood in nats, shape (R), from the column sum of `loss_column`, shape (R, 1)."""
-    return sums_R1[:, 0] / (UNIT * num_items)
+    gaps_RB, hits_RB, counts_RB = np.split(sums_RB, 3, axis=1)
+    filled_RB = np.maximum(counts_RB, 1)
+    gaps_RB = gaps_RB / (UNIT * filled_RB)
+    accuracies_RB = hits_RB / filled_RB
+    noise_RB = accuracies_RB * (1 - accuracies_RB) / np.maximum(counts_RB - 1, 1)
+    noise_RB[1:] += noise_RB[0]
+    shares_RB = counts_RB / counts_RB.sum(axis=1, keepdims=True)
+    spread_R1 = np.maximum((shares_RB * (gaps_RB**2 - noise_RB)).sum(axis=1, keepdims=True), 0)
+    excess_RB = np.sqrt(2 / np.pi) * (np.sqrt(spread_R1 + noise_RB) - np.sqrt(spread_R1))
+    errors_R: Floats = (shares_RB * (np.abs(gaps_RB) - excess_RB)).sum(axis=1)
+    return errors_R

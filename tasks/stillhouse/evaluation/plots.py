@@ -1,8 +1,9 @@
-"""Plots of a run: loss curves, reliability, quality against latency. Equal evidence gives equal bytes."""
+"""Plots of a run: loss curves, reliability, drops away from home, quality against cost. Equal evidence, equal bytes."""
 
 import io
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stillhouse.contract import EvaluationSummary, Timings, TrainingHistory
+from stillhouse.contract import METRICS, EvaluationSummary, Timings, TrainingHistory
+from stillhouse.evaluation import phrases
 from stillhouse.evaluation.metrics import calibration_bins
 
 MODEL_COLOURS = {
@@ -50,40 +52,37 @@ STYLE = {
     "svg.hashsalt": "stillhouse",
 }
 
-LABEL_DISTANCE = 0.02
-"""Accuracies closer than this would have their labels overlap."""
-
-TERM_TITLES = {
-    "loss": "Loss that is minimised",
-    "ce": "Cross-entropy with the labels",
-    "kd": "Divergence from the teacher (T²·KL)",
-    "hidden": "Hidden states (cosine distance)",
-}
+WIDTH = 4.6
+"""Inches of a figure: at 72 pixels an inch, as wide as a telephone."""
+LINE = 13.0
+"""Points between the middles of two labels that don't touch."""
 
 
 @mpl.rc_context(STYLE)
-def loss_curves(histories: Mapping[str, TrainingHistory]) -> Figure:
-    """Draw each loss term over the optimizer steps, one panel a term, one line an arm.
+def loss_curves(histories: Mapping[str, TrainingHistory]) -> dict[str, Figure]:
+    """Draw each loss term over the optimizer steps, one line an arm, and return the figures by term; ``loss`` first.
 
     Args:
         histories: By arm, such as ``kd`` and ``sft``.
     """
-    terms = list(dict.fromkeys(term for h in histories.values() for point in h.points for term in point.terms))
-    panels = ["loss", *(term for term in TERM_TITLES if term in terms), *(t for t in terms if t not in TERM_TITLES)]
-    figure, axes = _figure(len(panels), height=3.1)
-    for ax, term in zip(axes, panels, strict=True):
-        for arm, history in histories.items():
-            curve = [
-                (point.step, point.loss if term == "loss" else point.terms[term])
-                for point in history.points
-                if term == "loss" or term in point.terms
-            ]
-            if curve:
-                ax.plot(*zip(*curve, strict=True), label=arm, color=_colour(arm))
-        ax.set_title(TERM_TITLES.get(term, term))
-        ax.set_xlabel("optimizer step")
-        ax.set_ylim(bottom=0)
-    axes[0].legend(loc="upper right")
+    terms = {term for history in histories.values() for point in history.points for term in point.terms}
+    known = [term for term in phrases.TERM_TITLES if term == "loss" or term in terms]
+    return {term: _loss_curve(histories, term) for term in [*known, *sorted(terms - set(known))]}
+
+
+def _loss_curve(histories: Mapping[str, TrainingHistory], term: str) -> Figure:
+    figure, ax = _figure(height=2.7, width=0.8 * WIDTH)
+    for arm, history in histories.items():
+        curve = [
+            (point.step, point.loss if term == "loss" else point.terms[term])
+            for point in history.points
+            if term == "loss" or term in point.terms
+        ]
+        if curve:
+            ax.plot(*zip(*curve, strict=True), label=arm, color=_colour(arm))
+    ax.set_xlabel("optimizer step")
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    ax.legend(loc="upper right")
     return figure
 
 
@@ -92,12 +91,12 @@ def reliability(records: pa.Table, summary: EvaluationSummary, *, num_bins: int)
     """Draw accuracy against confidence in equal-mass bins, in-domain, one line a model.
 
     Args:
-        records: See `stillhouse.evaluation.records.SCHEMA`.
+        records: Of a classification task.
         summary: Names the models and the suite.
         num_bins: As in the calibration error.
     """
-    figure, (ax,) = _figure(1, height=4.2, width=5.0)
-    ax.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, linestyle="--", label="perfectly calibrated")
+    figure, ax = _figure(height=4.4)
+    ax.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, linestyle="--")
     in_domain = records.filter(pc.field("suite") == summary.suites[0].name)
     lowest = 1.0
     for model in summary.models:
@@ -108,9 +107,11 @@ def reliability(records: pa.Table, summary: EvaluationSummary, *, num_bins: int)
         bins_N = calibration_bins(confidences_N, num_bins)
         sizes_B = np.bincount(bins_N)
         x_B = np.bincount(bins_N, weights=confidences_N) / sizes_B
-        y_B = np.bincount(bins_N, weights=rows["correct"].to_numpy()) / sizes_B
+        y_B = np.bincount(bins_N, weights=rows["correct"].to_numpy(zero_copy_only=False)) / sizes_B
         lowest = min(lowest, x_B.min(), y_B.min())
-        ax.plot(x_B, y_B, marker="o", markersize=3.5, label=model, color=_colour(model))
+        # The comparison that counts is in front; the others are there to be looked up.
+        width, alpha = (2.0, 1.0) if model in ("teacher", summary.candidate) else (1.0, 0.55)
+        ax.plot(x_B, y_B, marker="o", markersize=3.5, label=model, color=_colour(model), linewidth=width, alpha=alpha)
     edge = max(0.0, np.floor(lowest * 10) / 10)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(edge, 1.01), ylim=(edge, 1.01))
     ax.legend(loc="best")
@@ -118,35 +119,89 @@ def reliability(records: pa.Table, summary: EvaluationSummary, *, num_bins: int)
 
 
 @mpl.rc_context(STYLE)
-def quality_against_latency(summary: EvaluationSummary, timings: Timings) -> Figure:
-    """Draw in-domain accuracy, with intervals, against latency; the area of a dot is the model's size."""
-    figure, (ax,) = _figure(1, height=4.2, width=5.0)
-    suite = summary.suites[0]
-    largest = max(timing.num_bytes for timing in timings.models.values())
-    widest = max(timing.latency_p50_ms for timing in timings.models.values())
-    placed: list[tuple[float, float]] = []
-    for model in sorted(set(timings.models) & set(suite.models), key=lambda name: suite.models[name].accuracy.value):
-        timing, quality = timings.models[model], suite.models[model].accuracy
-        x, y = timing.latency_p50_ms, quality.value
+def drops_away(summary: EvaluationSummary) -> Figure:
+    """Draw what teacher and candidate lose on each suite away from home, side by side with their intervals."""
+    suites = [suite for suite in summary.suites if suite.name in summary.excess_drops]
+    figure, ax = _figure(height=1.3 + 0.52 * len(suites))
+    ax.axvline(0, color=INK, linewidth=1.0)
+    for shift, model in ((-0.15, "teacher"), (0.15, summary.candidate)):
+        found = [(place + shift, summary.drops[model][suite.name]) for place, suite in enumerate(suites)]
+        values = [drop.value for _, drop in found]
         ax.errorbar(
-            x, y, yerr=[[y - quality.low], [quality.high - y]], color=_colour(model), linewidth=1.4, capsize=3, zorder=2
-        )
-        ax.scatter(x, y, s=40 + 320 * timing.num_bytes / largest, color=_colour(model), alpha=0.75, zorder=3)
-        # Students often sit on the same spot: each label goes above the one before it.
-        crowd = sum(abs(x - left) < 0.2 * widest and abs(y - below) < LABEL_DISTANCE for left, below in placed)
-        placed.append((x, y))
-        ax.annotate(
-            model,
-            (x, y),
-            xytext=(12, 6 + 12 * crowd),
-            textcoords="offset points",
+            values,
+            [place for place, _ in found],
+            xerr=[
+                [max(0.0, drop.value - drop.low) for _, drop in found],
+                [max(0.0, drop.high - drop.value) for _, drop in found],
+            ],
+            fmt="o",
+            markersize=6,
+            capsize=3,
+            linewidth=1.6,
             color=_colour(model),
-            weight="bold",
-            zorder=4,
+            label=model,
         )
-    ax.set(xlabel="latency of one text, median (ms)", ylabel=f"accuracy on {suite.name}")
-    ax.set_xlim(left=0, right=1.25 * widest)
+    ax.set_yticks(range(len(suites)), [suite.name for suite in suites])
+    ax.set_ylim(len(suites) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel(f"{METRICS[suites[0].metric].title}: worse than on {summary.suites[0].name} by")
+    figure.legend(loc="outside upper right", ncols=2)
     return figure
+
+
+@mpl.rc_context(STYLE)
+def quality_against(summary: EvaluationSummary, timings: Timings, cost: Literal["latency", "size"]) -> Figure:
+    """Draw in-domain quality, with intervals, against a cost, and the front: the models that none beats in both.
+
+    Better is always up: the axis of a loss is turned. The student before distillation is left out unless it is on the
+    front: it costs what the student costs, and its quality would squeeze all others together.
+    """
+    figure, ax = _figure(height=4.0)
+    suite = summary.suites[0]
+    found = {name: score for name in summary.models if name in timings.models and (score := suite.score(name))}
+    costs = {
+        name: timings.models[name].latency_p50_ms if cost == "latency" else timings.models[name].num_bytes / 1e6
+        for name in found
+    }
+    sign = 1 if suite.better == "higher" else -1
+    front = pareto_front({name: (costs[name], sign * score.value) for name, score in found.items()})
+    found = {name: score for name, score in found.items() if name != "start" or name in front}
+    ax.plot(
+        [costs[name] for name in front],
+        [found[name].value for name in front],
+        color=INK,
+        linewidth=1.2,
+        linestyle=":",
+        drawstyle="steps-post",
+    )
+    for name, score in found.items():
+        spans = [[max(0.0, score.value - score.low)], [max(0.0, score.high - score.value)]]
+        ax.errorbar(costs[name], score.value, yerr=spans, color=_colour(name), linewidth=1.5, capsize=3, zorder=2)
+        filled = _colour(name) if name in front else "none"
+        ax.scatter(costs[name], score.value, s=70, facecolor=filled, edgecolor=_colour(name), linewidth=1.8, zorder=3)
+    words = "latency of one text, median (ms)" if cost == "latency" else "size of the weights (MB)"
+    ax.set(xlabel=words, ylabel=f"{phrases.metric_title(suite.metric)} on {suite.name}")
+    ax.set_xlim(left=0, right=1.35 * max(costs.values(), default=1.0))
+    ax.margins(y=0.12)
+    if sign < 0:
+        ax.invert_yaxis()
+    _label(figure, ax, {name: (costs[name], score.value) for name, score in found.items()})
+    return figure
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the names whose (cost, quality) no other one meets or beats in both, the cheapest first.
+
+    Args:
+        points: By name. Of equal points, the first by name stays.
+    """
+    front: list[str] = []
+    best = -np.inf
+    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1], name)):
+        if points[name][1] > best:
+            front.append(name)
+            best = points[name][1]
+    return front
 
 
 def to_svg(figure: Figure, *, name: str) -> str:
@@ -169,18 +224,33 @@ def to_svg(figure: Figure, *, name: str) -> str:
     return svg
 
 
-def to_png(figure: Figure) -> bytes:
-    """Render as PNG on white, at twice the usual resolution."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return buffer.getvalue()
+def _figure(*, height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """Make one panel without pyplot, whose global state would leak from figure to figure."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
-def _figure(num_panels: int, *, height: float, width: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """Make a row of panels without pyplot, whose global state would leak from figure to figure."""
-    figure = Figure(figsize=(width * num_panels, height), layout="constrained")
-    return figure, list(figure.subplots(1, num_panels, squeeze=False)[0])
+def _label(figure: Figure, ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Name each point: the dearest on its right, others on their left if there is room, none over another."""
+    bottom, top = ax.get_ylim()
+    right = ax.get_xlim()[1]
+    dearest = max((x for x, _ in points.values()), default=0.0)
+    points_high = 72 * 0.8 * figure.get_size_inches()[1]
+    heights: dict[str, float] = {}
+    for name, (x, y) in sorted(points.items(), key=lambda item: (item[1][1] - bottom) / (top - bottom)):
+        side = "right" if 0.3 * right < x < dearest else "left"  # of the text that is at the point
+        own = points_high * (y - bottom) / (top - bottom)
+        heights[side] = max(own - 4, heights.get(side, -LINE) + LINE)
+        ax.annotate(
+            name,
+            (x, y),
+            xytext=(10 if side == "left" else -10, heights[side] - own),
+            textcoords="offset points",
+            ha=side,
+            color=_colour(name),
+            weight="bold",
+            zorder=4,
+        )
 
 
 def _colour(model: str) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from stillhouse.contract import DataRejected
 
@@ -21,57 +21,89 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("suite", pa.string()),
         ("item_id", pa.string()),
+        ("group", pa.string()),
         ("label", pa.int64()),
         ("prediction", pa.int64()),
         ("correct", pa.bool_()),
         ("loss", pa.float64()),
         ("probabilities", pa.list_(pa.float32())),
+        ("energy", pa.float64()),
         ("truncated", pa.bool_()),
     ],
-    metadata={"schema_id": "stillhouse/records/1"},
+    metadata={"schema_id": "stillhouse/records/2"},
 )
-"""``loss`` is the negative log-likelihood of the label in nats; ``prediction`` the most probable label, the first one
-of equals; ``truncated`` tells that the model saw only the beginning of the item."""
+"""Of classifiers. ``group`` is what items have in common, or the item's own id; ``loss`` the negative log-likelihood of
+the label in nats; ``prediction`` the most probable label, the first one of equals; ``energy`` the log-sum-exp of the
+logits; ``truncated`` tells that the model saw only the beginning of the item. ``label``, ``correct`` and ``loss`` are
+null for items that no label fits."""
+
+LANGUAGE_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("suite", pa.string()),
+        ("item_id", pa.string()),
+        ("group", pa.string()),
+        ("targets", pa.int64()),
+        ("hits", pa.int64()),
+        ("loss", pa.float64()),
+        ("num_bytes", pa.int64()),
+        ("truncated", pa.bool_()),
+        ("greedy_right", pa.bool_()),
+        ("samples_right", pa.int64()),
+        ("samples", pa.int64()),
+    ],
+    metadata={"schema_id": "stillhouse/language-records/1"},
+)
+"""Of language models. ``targets`` counts the tokens that carry loss, ``hits`` those that were most probable, ``loss``
+is their summed negative log-likelihood in nats, ``num_bytes`` the UTF-8 bytes that they stand for (null for masked
+models). ``truncated`` tells that the text was cut. ``greedy_right``, ``samples_right`` and ``samples`` (answers drawn)
+are null where no answers were generated. Answers themselves are not kept."""
 
 
 def score(model_name: str, suite_name: str, dataset: "Dataset", predictions: "Predictions") -> pa.Table:
-    """Turn one model's predictions on one suite into records, in the order of the dataset.
+    """Turn one classifier's predictions on one suite into records, in the order of the dataset.
 
     Args:
         model_name: ``teacher``, ``kd``, ``sft``, ``start`` or ``champion``.
         suite_name: Name of the suite.
-        dataset: N rows with columns ``id`` and ``label``.
+        dataset: N rows with columns ``id``, ``label`` unless no label fits, and ``group`` where items share sources.
         predictions: Logits (N, C) and truncation flags (N) in the same order.
 
     Raises:
         DataRejected: Some scores are NaN or infinite, or rows and scores don't match.
     """
     logits_NC = np.asarray(predictions.logits_NC, dtype=np.float64)
-    labels_N = np.asarray(dataset["label"], dtype=np.int64)
-    if len(logits_NC) != len(labels_N):
-        raise DataRejected(
-            f"model {model_name} on suite {suite_name}: {len(logits_NC)} scores for {len(labels_N)} items; score again"
-        )
+    where = f"model {model_name} on suite {suite_name}"
+    if len(logits_NC) != len(dataset):
+        raise DataRejected(f"{where}: {len(logits_NC)} scores for {len(dataset)} items; score again")
     bad = int((~np.isfinite(logits_NC).all(axis=1)).sum())
     if bad:
         raise DataRejected(
-            f"model {model_name} on suite {suite_name}: scores of {bad} of {len(labels_N)} items are NaN or infinite; "
+            f"{where}: scores of {bad} of {len(logits_NC)} items are NaN or infinite; "
             "the model can't be judged, look at its training"
         )
     log_probabilities_NC = log_softmax(logits_NC, axis=1)
     predictions_N = logits_NC.argmax(axis=1)
     offsets = np.arange(0, logits_NC.size + 1, logits_NC.shape[1], dtype=np.int32)
-    columns = {
-        "model": pa.repeat(model_name, len(labels_N)),
-        "suite": pa.repeat(suite_name, len(labels_N)),
-        "item_id": pa.array(dataset["id"][:], pa.string()),
-        "label": labels_N,
+    ids = dataset["id"][:]
+    nothing: dict[str, Any] = {name: pa.nulls(len(ids)) for name in ("label", "correct", "loss")}
+    columns = nothing | {
+        "model": pa.repeat(model_name, len(ids)),
+        "suite": pa.repeat(suite_name, len(ids)),
+        "item_id": pa.array(ids, pa.string()),
+        "group": pa.array(dataset["group"][:] if "group" in dataset.column_names else ids, pa.string()),
         "prediction": predictions_N,
-        "correct": predictions_N == labels_N,
-        "loss": -log_probabilities_NC[np.arange(len(labels_N)), labels_N],
         "probabilities": pa.ListArray.from_arrays(offsets, np.exp(log_probabilities_NC).astype(np.float32).ravel()),
+        "energy": logsumexp(logits_NC, axis=1),
         "truncated": np.asarray(predictions.truncated_N, dtype=bool),
     }
+    if "label" in dataset.column_names:
+        labels_N = np.asarray(dataset["label"], dtype=np.int64)
+        columns |= {
+            "label": labels_N,
+            "correct": predictions_N == labels_N,
+            "loss": -log_probabilities_NC[np.arange(len(ids)), labels_N],
+        }
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -95,6 +127,8 @@ def read_records(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataRejected(f"{path}: can't be read as records; evaluate again ({type(error).__name__})") from None
-    if not table.schema.equals(SCHEMA):
-        raise DataRejected(f"{path}: its columns are not those of stillhouse/records/1; evaluate again")
+    found = table.schema
+    # Parquet names the elements of a list in its own way, which a comparison with metadata would not forgive.
+    if not any(found.equals(known) and found.metadata == known.metadata for known in (SCHEMA, LANGUAGE_SCHEMA)):
+        raise DataRejected(f"{path}: its columns are not those of records of this version; evaluate again")
     return table

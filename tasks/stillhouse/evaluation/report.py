@@ -1,4 +1,4 @@
-"""The report of a run as one self-contained HTML page, and the card on which a reviewer decides."""
+"""The report of a run as one self-contained HTML page: verdict first, then why, then everything behind it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from stillhouse.contract import Decision, EvaluationSummary, RuleOutcome, Timings, TrainingHistory
-from stillhouse.evaluation import phrases
-from stillhouse.evaluation.plots import loss_curves, quality_against_latency, reliability, to_svg
+from stillhouse.contract import Decision, EvaluationSummary, SuiteSummary, Timings, TrainingHistory
+from stillhouse.evaluation import phrases, tables
+from stillhouse.evaluation.plots import drops_away, loss_curves, quality_against, reliability, to_svg
 from stillhouse.recipe import Recipe
 
 
@@ -20,7 +20,7 @@ class TableFacts:
     """One table as the run used it."""
 
     name: str
-    """``train``, ``validation``, ``test`` or ``ood-NAME``."""
+    """``train``, ``validation``, ``test``, ``ood-NAME`` …"""
     num_rows: int
     sha256: str
     """Of the frozen table."""
@@ -36,8 +36,8 @@ class Check(Protocol):
         """What was checked."""
 
     @property
-    def expectation(self) -> str:
-        """What was expected of it."""
+    def requirement(self) -> str:
+        """What was asked for, in words."""
 
     @property
     def severity(self) -> str:
@@ -47,6 +47,10 @@ class Check(Protocol):
     def success(self) -> bool:
         """Whether it was met."""
 
+    @property
+    def message(self) -> str:
+        """What is wrong, in one line, if it was not met."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
@@ -54,118 +58,110 @@ class ReportInputs:
 
     recipe: Recipe
     decision: Decision
+    """With the integrity checks that it rests on."""
     summary: EvaluationSummary
     timings: Timings
     records: pa.Table
+    """One row per model and item, of any task."""
     histories: Mapping[str, TrainingHistory]
     """By arm, in the order of the plots' legends."""
     tables: Sequence[TableFacts] = ()
     checks: Sequence[Check] = ()
+    """Of the data, those that were met among them."""
     data_docs: str | None = None
     """Relative address of the data's own pages."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every artifact behind the page, by what it is."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time that each task took when its result was made, by task id."""
     software: str = ""
     """Name and version of what made the page."""
 
 
 def render_report(inputs: ReportInputs) -> str:
-    """Return the page: verdict first, then rules, models, curves, data, lineage. It loads nothing from elsewhere."""
-    summary = inputs.summary
-    plots = {
-        "losses": to_svg(loss_curves(inputs.histories), name="losses") if inputs.histories else "",
-        "reliability": to_svg(
-            reliability(inputs.records, summary, num_bins=inputs.recipe.evaluation.calibration_bins),
-            name="reliability",
-        ),
-        "latency": to_svg(quality_against_latency(summary, inputs.timings), name="latency"),
-    }
+    """Return the page. It loads nothing from elsewhere, and equal inputs give equal bytes."""
+    summary, decision = inputs.summary, inputs.decision
+    home = summary.suites[0]
+    plots = _plots(inputs)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             inputs=inputs,
             recipe=inputs.recipe,
-            recipe_yaml=_recipe_yaml(inputs.recipe),
-            decision=inputs.decision,
+            recipe_yaml=recipe_yaml(inputs.recipe),
+            decision=decision,
             summary=summary,
             timings=inputs.timings,
-            headline=phrases.headline(inputs.decision),
+            home=home,
+            headline=phrases.headline(decision),
+            worst=phrases.worst_sentence(summary),
+            tiles=tables.tiles(summary, inputs.timings),
+            rules=tables.rules_table(decision),
+            integrity=tables.integrity_table(decision),
+            models=tables.models_table(summary, inputs.timings),
+            suites=tables.suites_table(summary),
+            comparisons={suite.name: tables.comparisons_table(summary, suite.name) for suite in summary.suites},
+            drops=tables.drops_table(summary),
+            scope=[(suite, tables.metrics_table(summary, suite)) for suite in _out_of_scope(summary)],
+            calibration=tables.metrics_table(summary, home, tables.CALIBRATION) if plots["reliability"] else None,
+            fidelity=tables.metrics_table(summary, home, tables.FIDELITY),
+            labels=tables.labels_table(summary, home),
+            costs=tables.costs_table(inputs.seconds),
+            figures=[(suite, tables.metrics_table(summary, suite, all_of_it=True)) for suite in summary.suites],
             plots=plots,
-            tables=sorted(inputs.tables, key=lambda table: _place(table.name)),
+            data_tables=sorted(inputs.tables, key=lambda table: _place(table.name)),
             failed_checks=[check for check in inputs.checks if not check.success],
         )
     )
 
 
-def render_card(decision: Decision, summary: EvaluationSummary) -> str:
-    """Return the decision as Markdown for an approval form: verdict, rules, notes, and the digest it is bound to."""
-    marks = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
-    titles = {"promote": "✅ Promote", "reject": "❌ Reject", "inconclusive": "❔ Inconclusive"}
-    lines = [
-        f"## {titles[decision.verdict]}",
-        "",
-        phrases.headline(decision),
-        "",
-        "| | requirement | value | n | reason |",
-        "|---|---|---|---|---|",
-    ]
-    for rule in decision.rules:
-        value = f"{phrases.figure(rule.value)} {phrases.interval(rule.value)}" if rule.value else "—"
-        items = f"{rule.value.n:,}" if rule.value else "—"
-        lines.append(
-            f"| {marks[rule.outcome]} | **{rule.rule}**: {rule.requirement} | {value} | {items} | {rule.reason} |"
-        )
-    lines += ["", *(f"- {note}" for note in decision.notes)]
-    lines += [
-        "",
-        f"Intervals at {100 * summary.confidence:g} %. Candidate `{decision.candidate}`, "
-        f"model `{decision.model_sha256[:16]}…`, champion "
-        + (f"`{decision.champion_sha256[:16]}…`." if decision.champion_sha256 else "none yet."),
-        "",
-        f"Your answer is bound to decision `{decision.digest}`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return what fills the templates of the room: only HTML is escaped, and what is missing is an error."""
+    made = Environment(
         loader=PackageLoader("stillhouse.evaluation"),
-        autoescape=True,
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    environment.filters |= {"interval": phrases.interval, "figure": phrases.figure, "size": phrases.size}
-    environment.globals |= {
-        "titles": phrases.MODEL_TITLES,
-        "meanings": phrases.MODEL_MEANINGS,
-        "kept_by": phrases.kept_by,
-        "interval_bar": _interval_bar,
+    made.filters |= {"interval": phrases.interval, "figure": phrases.figure, "size": phrases.size}
+    made.globals |= {"phrases": phrases, "MAX_LABELS": tables.MAX_LABELS}
+    return made
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """Write the whole recipe, defaults too. Folders are left out: where a file lies changes nothing."""
+    return yaml.safe_dump(_without_folders(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+
+def _plots(inputs: ReportInputs) -> dict[str, Any]:
+    """Draw what the evidence has: SVG by name, and the loss curves by term."""
+    summary, timings = inputs.summary, inputs.timings
+    plots: dict[str, Any] = {
+        "losses": {term: to_svg(figure, name=f"loss-{term}") for term, figure in loss_curves(inputs.histories).items()}
+        if inputs.histories
+        else {},
+        "latency": to_svg(quality_against(summary, timings, "latency"), name="latency"),
+        "size": to_svg(quality_against(summary, timings, "size"), name="size"),
+        "reliability": "",
+        "drops": to_svg(drops_away(summary), name="drops") if summary.excess_drops else "",
     }
-    return environment
+    if "probabilities" in inputs.records.column_names:
+        bins = inputs.recipe.evaluation.calibration_bins
+        plots["reliability"] = to_svg(reliability(inputs.records, summary, num_bins=bins), name="reliability")
+    return plots
+
+
+def _out_of_scope(summary: EvaluationSummary) -> list[SuiteSummary]:
+    return [suite for suite in summary.suites if suite.kind == "out-of-scope"]
 
 
 def _place(table: str) -> tuple[int, str]:
     """Put the tables of the domain in the order of their use, others by name."""
     order = ("train", "validation", "test")
     return (order.index(table) if table in order else len(order)), table
-
-
-def _interval_bar(rule: RuleOutcome) -> dict[str, float] | None:
-    """Place a rule's figure, interval and bound on a line from 0 to 100; None if it judged no figure."""
-    if rule.value is None or rule.bound is None:
-        return None
-    left = min(rule.value.low, rule.bound)
-    width = max(rule.value.high, rule.bound) - left or 1.0
-    places = {"low": rule.value.low, "value": rule.value.value, "high": rule.value.high, "bound": rule.bound}
-    return {name: round(8 + 84 * (place - left) / width, 1) for name, place in places.items()}
-
-
-def _recipe_yaml(recipe: Recipe) -> str:
-    """Write the whole recipe, defaults too. Folders are left out: where a file lies changes no page."""
-    return yaml.safe_dump(_without_folders(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 def _without_folders(node: Any) -> Any:

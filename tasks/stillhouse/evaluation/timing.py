@@ -1,13 +1,16 @@
 """Sizes and speeds of models, measured side by side so that a busy machine treats them alike."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stillhouse.contract import ModelTiming, Timings
-from stillhouse.recipe import EvaluationConfig
+from stillhouse.recipe import EvaluationConfig, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,32 +20,42 @@ THROUGHPUT_BATCHES = 3
 THROUGHPUT_ROUNDS = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """A model to be timed."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    folder: Path
+    """That the model was loaded from."""
+
+
 def measure(
-    models: "Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]",
-    texts: Sequence[str],
-    *,
-    config: EvaluationConfig,
-    max_tokens: int,
+    models: Mapping[str, Timed], texts: Sequence[str], *, task: Task, config: EvaluationConfig, max_tokens: int
 ) -> Timings:
     """Time all models on the same texts, alternating between them.
 
-    Latency is the median and the 95th percentile over single texts, throughput the median of some rounds over a few
-    batches; both include tokenization. The order within each round rotates, so that no model always goes first.
+    What is timed is the way from a text to the first thing that the model says about it: a classifier's logits, a
+    causal model's next token (the prefill, or time to first token), one hidden token of a masked model. Latency is the
+    median and the 95th percentile over single texts, throughput the median of some rounds over a few batches, in texts
+    per second; both include tokenization. The order within each round rotates, so that no model always goes first.
 
     Args:
-        models: Model and tokenizer by name.
-        texts: At least one; the first `latency_items` of them are timed.
+        models: By name.
+        texts: At least one; the first ``latency_items`` of them are timed. Prompts, where models answer them.
+        task: Of all models.
         config: Number of items and batch size.
         max_tokens: Longer texts are truncated.
+
+    Raises:
+        ConfigurationError: A model has fewer positions than ``max_tokens``.
+        DataRejected: A model gives logits that are no numbers.
     """
     import torch
 
-    from stillhouse.models import predict
-
     def seconds(name: str, batch: Sequence[str]) -> float:
-        model, tokenizer = models[name]
         started = time.perf_counter()
-        predict(model, tokenizer, batch, batch_size=min(config.batch_size, len(batch)), max_tokens=max_tokens)
+        _run(models[name], batch, task=task, batch_size=min(config.batch_size, len(batch)), max_tokens=max_tokens)
         return time.perf_counter() - started
 
     names = list(models)
@@ -64,8 +77,9 @@ def measure(
         num_items=len(singles),
         models={
             name: ModelTiming(
-                parameters=sum(p.numel() for p in models[name][0].parameters()),
-                num_bytes=sum(p.numel() * p.element_size() for p in models[name][0].parameters()),
+                # Of weights that are tied, PyTorch lists one.
+                parameters=sum(p.numel() for p in models[name].model.parameters()),
+                num_bytes=weights_bytes(models[name].folder),
                 latency_p50_ms=round(1000 * float(np.quantile(latencies[name], 0.5)), 3),
                 latency_p95_ms=round(1000 * float(np.quantile(latencies[name], 0.95)), 3),
                 throughput=round(float(np.median(rates[name])), 1),
@@ -73,6 +87,32 @@ def measure(
             for name in names
         },
     )
+
+
+def weights_bytes(folder: Path) -> int:
+    """Return the bytes of the safetensors files that a model is loaded from, in the precision that they are stored in.
+
+    Other weights that may lie in the folder don't count.
+
+    Raises:
+        OSError: The folder has none, or they can't be read.
+    """
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+    names = {SAFE_WEIGHTS_NAME}
+    if not (folder / SAFE_WEIGHTS_NAME).is_file():
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
+        names = set(index["weight_map"].values())
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def _run(timed: Timed, texts: Sequence[str], *, task: Task, batch_size: int, max_tokens: int) -> None:
+    from stillhouse.models import last_logits, predict
+
+    if task == "text-classification":
+        predict(timed.model, timed.tokenizer, texts, batch_size=batch_size, max_tokens=max_tokens)
+    else:
+        last_logits(timed.model, timed.tokenizer, texts, batch_size=batch_size, max_tokens=max_tokens)
 
 
 def _rotated(names: Sequence[str], turn: int) -> list[str]:

@@ -10,8 +10,10 @@ from stillhouse.models.folders import (
     template_sha256,
     tokenizer_sha256,
 )
+from stillhouse.models.generating import PromptAnswers, answer_prompts, continue_prompts, prompt_tokens
 from stillhouse.models.heads import OutputHead, check_head, head_states, output_head, vocabulary_size, watch_body
 from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, model_shape
+from stillhouse.models.likelihood import Likelihoods, last_logits, likelihoods
 from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.predicting import Predictions, predict
 from stillhouse.models.runtime import configure_torch
@@ -21,22 +23,28 @@ __all__ = [
     "Captured",
     "Document",
     "Encoded",
+    "Likelihoods",
     "ModelShape",
     "OutputHead",
     "Predictions",
+    "PromptAnswers",
     "Tap",
     "TapRequest",
+    "answer_prompts",
     "check_head",
     "check_max_tokens",
     "check_model_folder",
     "configure_torch",
+    "continue_prompts",
     "documents_of",
     "encode",
     "find_layers",
     "head_states",
     "is_causal",
+    "last_logits",
     "layers_prefix",
     "length_buckets",
+    "likelihoods",
     "load_model",
     "load_tokenizer",
     "model_shape",
@@ -44,6 +52,7 @@ __all__ = [
     "output_head",
     "pad_batch",
     "predict",
+    "prompt_tokens",
     "save_model",
     "template_sha256",
     "tokenizer_sha256",

@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from stillhouse.contract import ExitCode
+from stillhouse.contract import ExitCode, StillhouseError
+from stillhouse.promotion.signing import SigningKeys
 
 GIB = 1 << 30
 MIN_FREE_BYTES = 6 * GIB
@@ -32,7 +33,7 @@ class Finding:
 
 def examine() -> ExitCode:
     """Look at this machine, print what was found, and return whether all is well."""
-    findings = [*_python(), *_packages(), *_disk(Path.cwd()), *_memory(), *_sqlite()]
+    findings = [*_python(), *_packages(), *_disk(Path.cwd()), *_memory(), *_sqlite(), *_signing()]
     table = Table("", "", "", "", box=None, show_header=False, padding=(0, 1))
     for finding in findings:
         mark = "[red]✗" if finding.remedy else "[green]✓"
@@ -91,3 +92,16 @@ def _memory() -> Iterator[Finding]:
 def _sqlite() -> Iterator[Finding]:
     fits = sqlite3.sqlite_version_info >= (3, 15, 0)
     yield Finding(subject="SQLite", found=sqlite3.sqlite_version, remedy="" if fits else "3.15 or newer is needed")
+
+
+def _signing() -> Iterator[Finding]:
+    try:
+        keys = SigningKeys.from_environment()
+    except StillhouseError as error:
+        yield Finding(subject="signing key", found="unfit", remedy=str(error))
+        return
+    if keys is None:
+        found = "none: models are not signed"
+    else:
+        found = f"{keys.fingerprint[:16]}…" + ("" if keys.private_key else ", to verify only")
+    yield Finding(subject="signing key", found=found)

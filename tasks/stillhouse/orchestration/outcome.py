@@ -2,10 +2,14 @@
 
 import sys
 from collections.abc import Mapping
+from typing import TypeVar
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from stillhouse.contract import (
+    Artifact,
+    DataRejected,
     Decision,
     EvaluationSummary,
     ExitCode,
@@ -15,8 +19,11 @@ from stillhouse.contract import (
     Timings,
 )
 from stillhouse.orchestration.plan import PlannedTask
+from stillhouse.recipe import Config
 from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
+
+Document = TypeVar("Document", bound=Config)
 
 LOG_WIDTH = 120
 """Columns where the output goes to a file, which has no width of its own."""
@@ -39,22 +46,31 @@ def show_outcome(results: Mapping[str, ResultRef]) -> ExitCode:
 
     Returns:
         OK if the student serves as the champion now, NOT_PROMOTED otherwise.
+
+    Raises:
+        DataRejected: A result is not what this version of Stillhouse writes.
     """
     from stillhouse.evaluation.console import render_text
 
     evaluation, decided = read_result(results["evaluate"]), read_result(results["decide"])
-    summary = EvaluationSummary.model_validate_json(read_artifact(evaluation.outputs["summary"]))
-    timings = Timings.model_validate_json(read_artifact(evaluation.outputs["timings"]))
-    decision = Decision.model_validate_json(read_artifact(decided.outputs["decision"]))
+    summary = _document(evaluation.outputs["summary"], EvaluationSummary)
+    timings = _document(evaluation.outputs["timings"], Timings)
+    decision = _document(decided.outputs["decision"], Decision)
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     console.print(render_text(summary, timings, decision))
     if "promote" not in results:
         console.print("[yellow]Nothing was promoted.")
         return ExitCode.NOT_PROMOTED
-    document = read_artifact(read_result(results["promote"]).outputs["promotion"])
-    promotion = Promotion.model_validate_json(document)
+    promotion = _document(read_result(results["promote"]).outputs["promotion"], Promotion)
     console.print(
         f"[bold green]models:/{promotion.model}@champion[/] is version {promotion.version}"
         + (" already; nothing was moved" if promotion.already_champion else "")
     )
     return ExitCode.OK
+
+
+def _document(artifact: Artifact, kind: type[Document]) -> Document:
+    try:
+        return kind.model_validate_json(read_artifact(artifact))
+    except ValidationError:
+        raise DataRejected(f"{artifact.uri}: written by another version of Stillhouse; run the recipe again") from None

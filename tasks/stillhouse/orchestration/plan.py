@@ -81,7 +81,13 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
         PlannedTask(
             task_id="promote",
             stage="promote",
-            inputs={"decision": ("decide", "decision"), "model": ("distill-kd", "model")},
+            inputs={
+                "decision": ("decide", "decision"),
+                "model-card": ("decide", "model-card"),
+                "model": ("distill-kd", "model"),
+            }
+            | train
+            | teacher,
         ),
         PlannedTask(task_id="announce", stage="announce", after=("promote",)),
     )

@@ -1,72 +1,97 @@
 """The gate: a pure function from a policy and the evidence to a decision, with every rule's numbers.
 
-An interval that lies wholly on one side of a bound settles a rule; one that straddles it, or too few items, is
-``inconclusive``, which never promotes. Missing evidence fails. Worse evidence never leads to a better verdict.
+An interval that lies wholly on one side of a bound settles a rule; one that straddles it, or too few items, never
+promotes. Missing evidence fails. Worse evidence never leads to a better verdict.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
 
-from stillhouse.contract import Decision, Estimate, EvaluationSummary, RuleOutcome, SuiteSummary, Verdict
-from stillhouse.promotion.policy import (
-    AccuracyFloor,
-    BeatsStart,
-    MinimumItems,
-    NotWorseThanChampion,
-    OodDrop,
-    Policy,
-    Retention,
-    Rule,
+from stillhouse.contract import (
+    Comparison,
+    Decision,
+    Estimate,
+    EvaluationSummary,
+    IntegrityCheck,
+    RuleOutcome,
+    SuiteSummary,
+    Timings,
+    Verdict,
 )
-
-Outcome = Literal["pass", "fail", "inconclusive"]
-Judgement = tuple[Outcome, str]
-"""An outcome and its reason."""
+from stillhouse.promotion.policy import Policy
+from stillhouse.promotion.rules import Evidence
+from stillhouse.promotion.rules.base import is_finite, signed, signed_interval, unit_of
 
 
 def decide(
     policy: Policy,
     summary: EvaluationSummary,
     *,
+    timings: Timings | None,
+    checks: Sequence[IntegrityCheck],
     model_sha256: str,
     champion_sha256: str | None,
     evidence_sha256: str,
+    timings_sha256: str | None = None,
 ) -> Decision:
     """Judge the candidate of ``summary`` by ``policy``.
 
     Args:
         policy: The rules.
         summary: The evidence.
+        timings: Sizes and speeds, for rules about budgets.
+        checks: What was found about the integrity of data and evidence.
         model_sha256: Digest of the candidate's model folder.
         champion_sha256: Digest of the champion in the evidence; None if no model is in service yet.
         evidence_sha256: Digest of the stored summary.
+        timings_sha256: Digest of the stored timings; without it they count as missing. The decision carries it only if
+            a rule read them, since they differ from machine to machine.
     """
-    rules = [*_confidence(policy, summary)]
-    for rule in policy.rules:
-        rules += _outcomes(rule, summary, champion_sha256)
+    asked = [rule for rule in policy.rules if rule.asked(has_champion=champion_sha256 is not None)]
+    evidence = Evidence(
+        summary=summary,
+        timings=timings if timings_sha256 else None,
+        checks=checks,
+        has_champion=champion_sha256 is not None,
+    )
+    outcomes = [*_unsound(policy, evidence)]
+    remarks: list[str] = []
+    for rule in asked:
+        for requirement, finding in rule.findings(evidence):
+            found = finding._asdict()
+            remark = found.pop("note")
+            remarks += [remark] if remark else []
+            outcomes.append(RuleOutcome(rule=rule.name, requirement=requirement, **found))
     return Decision(
-        verdict=_verdict(rules),
+        verdict=_verdict(outcomes),
         candidate=summary.candidate,
         model_sha256=model_sha256,
         champion_sha256=champion_sha256,
         policy=policy.name,
         policy_sha256=policy.digest,
         evidence_sha256=evidence_sha256,
-        rules=tuple(rules),
-        notes=tuple(_notes(policy, summary, model_sha256, champion_sha256)),
+        timings_sha256=timings_sha256 if any(rule.reads_timings for rule in asked) else None,
+        checks=tuple(checks),
+        rules=tuple(outcomes),
+        notes=(
+            *_notes_on_evidence(evidence),
+            *remarks,
+            *(["the candidate is the champion, byte for byte"] if model_sha256 == champion_sha256 else []),
+            *_notes_on_policy(policy, evidence),
+        ),
     )
 
 
-def _verdict(rules: list[RuleOutcome]) -> Verdict:
+def _verdict(rules: Sequence[RuleOutcome]) -> Verdict:
     outcomes = {rule.outcome for rule in rules}
     if "fail" in outcomes:
         return "reject"
     return "inconclusive" if "inconclusive" in outcomes else "promote"
 
 
-def _confidence(policy: Policy, summary: EvaluationSummary) -> Iterator[RuleOutcome]:
-    if summary.confidence < policy.confidence:
+def _unsound(policy: Policy, evidence: Evidence) -> Iterator[RuleOutcome]:
+    """Yield why the evidence can't be used, whatever the rules are."""
+    summary = evidence.summary
+    if not summary.confidence >= policy.confidence:
         yield RuleOutcome(
             rule="confidence",
             requirement=f"intervals hold at {policy.confidence:.3g} or more",
@@ -74,167 +99,65 @@ def _confidence(policy: Policy, summary: EvaluationSummary) -> Iterator[RuleOutc
             bound=policy.confidence,
             reason=f"the evidence has intervals at {summary.confidence:.3g}: raise evaluation.confidence",
         )
-
-
-def _outcomes(rule: Rule, summary: EvaluationSummary, champion_sha256: str | None) -> list[RuleOutcome]:
-    """Judge one rule on each suite that it names."""
-    suites = _chosen(rule.suites, summary)
-    if not suites:
-        named = rule.suites.removeprefix("only:")
-        return [
-            RuleOutcome(
-                rule=rule.name,
-                requirement=rule.requirement(named),
+    for model in ("teacher", summary.candidate, *(["champion"] if evidence.has_champion else [])):
+        lacking = [suite.name for suite in summary.suites if model not in suite.models]
+        if lacking:
+            yield RuleOutcome(
+                rule="models",
+                requirement=f"{model} was measured on every suite",
                 outcome="fail",
-                reason=f"the evidence has no {named} suite",
+                reason=f"the evidence lacks it on {', '.join(lacking)}: evaluate again",
             )
-        ]
-    return [_judge(rule, suite, summary, champion_sha256) for suite in suites]
+    if "champion" in summary.models and not evidence.has_champion:
+        yield RuleOutcome(
+            rule="models",
+            requirement="the champion that the candidate was compared with is known",
+            outcome="fail",
+            reason="the champion in the evidence has no digest: evaluate again",
+        )
 
 
-def _chosen(which: str, summary: EvaluationSummary) -> list[SuiteSummary]:
-    if which == "every":
-        return list(summary.suites)
-    if which.startswith("only:"):
-        return [suite for suite in summary.suites if suite.name == which.removeprefix("only:")]
-    kind = {"in-domain": "in-domain", "shifted": "shifted-domain"}[which]
-    return [suite for suite in summary.suites if suite.kind == kind]
+def _notes_on_evidence(evidence: Evidence) -> Iterator[str]:
+    for suite in evidence.summary.suites:
+        comparison, gain = evidence.comparison(suite, "sft"), evidence.gain(suite, "sft")
+        if comparison and gain and is_finite(gain):
+            yield from _what_distillation_brought(suite, comparison, gain)
+    retention = evidence.summary.retention
+    if len(retention) > 1:
+        name, worst = min(retention.items(), key=lambda kept: kept[1].value)
+        yield f"retention, worst: {name} {worst.value:.3f} [{worst.low:.3f}, {worst.high:.3f}]"
 
 
-def _judge(rule: Rule, suite: SuiteSummary, summary: EvaluationSummary, champion_sha256: str | None) -> RuleOutcome:
-    if isinstance(rule, MinimumItems):
-        enough = suite.num_items >= rule.items
-        outcome: Outcome = "pass" if enough else "inconclusive"
-        reason = f"{suite.num_items:,} items" + ("" if enough else ": too few to judge; add labelled items")
-        return _outcome(rule, suite, outcome, None, rule.items, reason)
-    if isinstance(rule, NotWorseThanChampion) and champion_sha256 is None:
-        if "champion" in summary.models:
-            return _outcome(rule, suite, "fail", None, -rule.margin, "the champion in the evidence has no digest")
-        return _outcome(rule, suite, "pass", None, -rule.margin, "first model: there is no champion to be worse than")
-
-    estimate, bound, settle = _question(rule, suite, summary)
-    if estimate is None:
-        return _outcome(rule, suite, "fail", None, bound, "the evidence lacks this figure")
-    if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
-        return _outcome(rule, suite, "fail", None, bound, "the figure is not a number")
-    outcome, reason = settle(estimate, bound)
-    return _outcome(rule, suite, outcome, estimate, bound, reason)
-
-
-def _question(
-    rule: AccuracyFloor | Retention | BeatsStart | OodDrop | NotWorseThanChampion,
-    suite: SuiteSummary,
-    summary: EvaluationSummary,
-) -> tuple[Estimate | None, float, Callable[[Estimate, float], Judgement]]:
-    """Return the figure that the rule judges, its bound, and how the one settles the other."""
-    match rule:
-        case AccuracyFloor():
-            scores = suite.models.get(summary.candidate)
-            return (scores.accuracy if scores else None), rule.floor, _at_least
-        case Retention():
-            return summary.retention.get(suite.name), rule.floor, _at_least
-        case BeatsStart():
-            return _difference(summary, suite, "start"), rule.margin, _above
-        case OodDrop():
-            return summary.excess_drops.get(suite.name), rule.margin, _at_most
-        case NotWorseThanChampion():
-            return _difference(summary, suite, "champion"), -rule.margin, _not_below
-
-
-def _difference(summary: EvaluationSummary, suite: SuiteSummary, baseline: str) -> Estimate | None:
-    comparison = summary.comparison(suite.name, baseline)
-    return comparison.difference if comparison and comparison.model == summary.candidate else None
-
-
-def _at_least(estimate: Estimate, bound: float) -> Judgement:
-    """A floor: the figure itself below it fails, the interval must clear it to pass."""
-    if estimate.value < bound:
-        return "fail", f"{_number(estimate.value)} is below {bound:g}"
-    if estimate.low >= bound:
-        return "pass", f"the interval starts at {_number(estimate.low)}, at or above {bound:g}"
-    return "inconclusive", _straddles(estimate, bound)
-
-
-def _above(estimate: Estimate, bound: float) -> Judgement:
-    """Superiority: as a floor, but a tie is not enough."""
-    if estimate.value <= bound:
-        return "fail", f"{_number(estimate.value)} is not above {bound:g}"
-    if estimate.low > bound:
-        return "pass", f"the interval starts at {_number(estimate.low)}, above {bound:g}"
-    return "inconclusive", _straddles(estimate, bound)
-
-
-def _not_below(estimate: Estimate, bound: float) -> Judgement:
-    """Non-inferiority: only an interval wholly below the bound is worse."""
-    if estimate.high < bound:
-        return "fail", f"the interval ends at {_number(estimate.high)}, below {bound:g}"
-    if estimate.low >= bound:
-        return "pass", f"the interval starts at {_number(estimate.low)}, at or above {bound:g}"
-    return "inconclusive", _straddles(estimate, bound)
-
-
-def _at_most(estimate: Estimate, bound: float) -> Judgement:
-    """A ceiling, by the interval alone."""
-    if estimate.low > bound:
-        return "fail", f"the interval starts at {_number(estimate.low)}, above {bound:g}"
-    if estimate.high <= bound:
-        return "pass", f"the interval ends at {_number(estimate.high)}, at or below {bound:g}"
-    return "inconclusive", _straddles(estimate, bound)
-
-
-def _straddles(estimate: Estimate, bound: float) -> str:
-    """Say so, and how many items would settle it if the figure stayed: a width falls with the root of n."""
-    text = f"the interval [{_number(estimate.low)}, {_number(estimate.high)}] straddles {bound:g}"
-    distance = abs(estimate.value - bound)
-    side = estimate.value - estimate.low if estimate.value > bound else estimate.high - estimate.value
-    if distance < side / 10:
-        return text
-    needed = math.ceil(estimate.n * (side / distance) ** 2)
-    magnitude = 10 ** max(len(str(needed)) - 2, 0)
-    return f"{text}; about {math.ceil(needed / magnitude) * magnitude:,} items would settle it if the figure stayed"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _outcome(
-    rule: Rule, suite: SuiteSummary, outcome: Outcome, value: Estimate | None, bound: float, reason: str
-) -> RuleOutcome:
-    return RuleOutcome(
-        rule=rule.name,
-        requirement=rule.requirement(suite.name),
-        outcome=outcome,
-        value=value,
-        bound=bound,
-        reason=reason,
-    )
-
-
-def _notes(policy: Policy, summary: EvaluationSummary, model_sha256: str, champion_sha256: str | None) -> Iterator[str]:
-    for suite in summary.suites:
-        difference = _difference(summary, suite, "sft")
-        if difference is not None:
-            yield from _distillation_note(summary, suite, difference)
-    if model_sha256 == champion_sha256:
-        yield "the candidate is the champion, byte for byte"
-    kinds: dict[Any, str] = {
-        BeatsStart: "no rule asks whether the student beats its start",
-        NotWorseThanChampion: "no rule compares with the champion",
-        MinimumItems: "no rule asks for a minimum of items",
-    }
-    for kind, sentence in kinds.items():
-        if not any(isinstance(rule, kind) for rule in policy.rules):
-            yield f"policy {policy.name}: {sentence}"
-
-
-def _distillation_note(summary: EvaluationSummary, suite: SuiteSummary, difference: Estimate) -> Iterator[str]:
-    """In-domain the note is always there; on a shifted suite only a clear difference is worth a line."""
-    interval = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]".replace("-", "−")
+def _what_distillation_brought(suite: SuiteSummary, comparison: Comparison, gain: Estimate) -> Iterator[str]:
+    """In-domain the note is always there; on another suite only a clear difference is worth a line."""
+    difference, unit = comparison.difference, unit_of(suite.metric)
     here = "here" if suite.kind == "in-domain" else f"on {suite.name}"
-    if difference.low > 0:
-        gain = f"{difference.value:+.3f}"
-        yield f"distillation brought {gain} accuracy {here}: {summary.candidate} − sft = {interval}"
-    elif suite.kind == "in-domain" or difference.high < 0:
-        worse = "; the student trained without the teacher is better" if difference.high < 0 else ""
-        yield f"distillation brought nothing {here}: {summary.candidate} − sft = {interval}{worse}"
+    found = f"{here}: {comparison.model} − sft = {signed_interval(difference)} {unit}"
+    if gain.low > 0:
+        yield f"distillation brought {signed(difference.value)} {unit} {found}"
+    elif gain.high < 0:
+        yield f"distillation brought nothing {found}; the student trained without the teacher is better"
+    elif suite.kind == "in-domain":
+        yield f"distillation brought nothing {found}"
+
+
+def _notes_on_policy(policy: Policy, evidence: Evidence) -> Iterator[str]:
+    """Yield what the policy does not ask, of this candidate or of any."""
+    kinds = {rule.kind for rule in policy.rules}
+    for asking, sentence in (
+        ({"beats-start"}, "no rule asks whether the student beats its start"),
+        ({"not-worse-than-champion", "better-than-champion"}, "no rule compares with the champion"),
+        ({"minimum-items"}, "no rule asks for a minimum of items"),
+        ({"integrity"}, "no rule asks whether the data are sound"),
+    ):
+        if not kinds & asking:
+            yield f"policy {policy.name}: {sentence}"
+    asked = [rule for rule in policy.rules if rule.asked(has_champion=evidence.has_champion)]
+    skipped = [rule.name for rule in policy.rules if rule not in asked]
+    if skipped:
+        whom = "a challenger" if evidence.has_champion else "a first model"
+        yield f"policy {policy.name}: not asked of {whom}: {', '.join(skipped)}"
+    required = {name for rule in asked if rule.kind == "integrity" for name in rule.checks}
+    for check in evidence.checks:
+        if check.outcome != "pass" and check.name not in required:
+            yield f"the {check.name} check did not pass, and no rule asks for it: {check.detail}"

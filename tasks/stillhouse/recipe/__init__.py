@@ -29,7 +29,15 @@ from stillhouse.recipe.distillation import (
 from stillhouse.recipe.learning import CacheConfig, LoraConfig, StudentConfig, TeacherConfig, TrainingConfig
 from stillhouse.recipe.loading import RecipeError, explain, load_recipe, parse_recipe, read_yaml
 from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig, StageName, StageResources
-from stillhouse.recipe.proof import EvaluationConfig, GateConfig, GenerationConfig, ProductionConfig, PromotionConfig
+from stillhouse.recipe.proof import (
+    EvaluationConfig,
+    GateConfig,
+    GenerationConfig,
+    PreflightConfig,
+    ProbeTeacher,
+    ProductionConfig,
+    PromotionConfig,
+)
 from stillhouse.recipe.recipe import Recipe
 from stillhouse.recipe.sources import (
     FileSource,
@@ -69,6 +77,8 @@ __all__ = [
     "OodSet",
     "PathSource",
     "Perturbation",
+    "PreflightConfig",
+    "ProbeTeacher",
     "ProductionConfig",
     "PromotionConfig",
     "QkvRelationTerm",

@@ -1,10 +1,60 @@
-"""Sections ``evaluation``, ``gate`` and ``promotion``: what counts as proof and what follows from it."""
+"""Sections ``preflight``, ``evaluation``, ``gate`` and ``promotion``: what counts as proof and what follows from it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.recipe.base import Config, Name
+from stillhouse.recipe.sources import ModelSource
+
+
+class ProbeTeacher(Config):
+    """Another model that could be the teacher."""
+
+    name: Name
+    source: ModelSource
+    """Fine-tuned as the recipe's own teacher is."""
+    licence: str
+    """SPDX identifier, or a name, of the terms under which it is used."""
+
+
+class PreflightConfig(Config):
+    """Small trainings before a run (``stillhouse preflight``): will the teacher help, and which one? No run reads this.
+
+    A probe is the recipe with fewer training rows. A larger teacher is not always the better one for a small student
+    (Cho & Hariharan 2019), and one of a size between them may be (Mirzadeh et al. 2020); which one depends on the
+    student (Busbridge et al. 2025). So each candidate teaches, and the students are compared on the validation set.
+    """
+
+    rows: int = Field(default=1000, ge=16)
+    """Training rows of a probe; teacher and student learn from the same ones."""
+    items: int = Field(default=1000, ge=16)
+    """Validation rows at most."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the rows at most; by default as many as the recipe's."""
+    repeats: int = Field(default=3, ge=3, le=100)
+    """Trainings of each probe, with other rows and other seeds: what luck does is part of every interval."""
+    assistants: tuple[int, ...] | None = None
+    """Shallower teachers to try: numbers of the teacher's own layers that are kept, evenly spaced, before it is
+    fine-tuned. By default one, halfway between teacher and student, where ``teacher.finetune`` is given."""
+    teachers: tuple[ProbeTeacher, ...] = ()
+    """Further teachers to try."""
+    student_layers: tuple[int, ...] = ()
+    """Further sizes of the student to try, with the recipe's teacher."""
+    cpus: int = Field(default=2, ge=1)
+    """Threads of the numerical libraries."""
+    seed: int = Field(default=31, ge=0)
+    """Of the choice of rows."""
+
+    @model_validator(mode="after")
+    def _candidates_are_distinct(self) -> Self:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) != len(names) or any(n == "teacher" or n.startswith("assistant-") for n in names):
+            raise ValueError("teachers need distinct names, none of them 'teacher' or 'assistant-N'")
+        for field, sizes in (("assistants", self.assistants or ()), ("student_layers", self.student_layers)):
+            if len(set(sizes)) != len(sizes) or min(sizes, default=1) < 1:
+                raise ValueError(f"{field} must be distinct numbers of layers, 1 or more")
+        return self
 
 
 class GenerationConfig(Config):

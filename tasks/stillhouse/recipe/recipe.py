@@ -9,7 +9,7 @@ from stillhouse.recipe.data import DataConfig
 from stillhouse.recipe.distillation import DistillationConfig
 from stillhouse.recipe.learning import StudentConfig, TeacherConfig, TrainingConfig
 from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig
-from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PromotionConfig
+from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PreflightConfig, PromotionConfig
 
 
 class Recipe(Config):
@@ -27,6 +27,7 @@ class Recipe(Config):
     student: StudentConfig
     distillation: DistillationConfig = DistillationConfig()
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    preflight: PreflightConfig = PreflightConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig
     promotion: PromotionConfig
@@ -71,4 +72,12 @@ class Recipe(Config):
         reads_samples = self.task != "text-classification" and not (on_policy and on_policy.share == 1)
         if reads_samples and self.distillation.divergence == "reverse-kl":
             raise ValueError("distillation.divergence reverse-kl is infinite for sampled distributions; use jsd")
+        return self
+
+    @model_validator(mode="after")
+    def _preflight_fits_the_models(self) -> Self:
+        if self.preflight.assistants and self.teacher.finetune is None:
+            raise ValueError("preflight.assistants lose their skill with their layers; they need teacher.finetune")
+        if self.preflight.student_layers and self.student.layers is None:
+            raise ValueError("preflight.student_layers needs a student with layers of a model; give student.layers")
         return self

@@ -11,14 +11,14 @@ from stillhouse.contract import (
     EvaluationSummary,
     StageResult,
     TaskRecord,
+    Timings,
     pretty_json,
 )
+from stillhouse.evaluation.headline import headline_figures
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.stages.publishing import open_tracking, publish_result
 from stillhouse.stages.records import read_records, read_result, record_key
 from stillhouse.store import fetch_artifact, read_artifact
-
-HEADLINE_METRICS = ("accuracy", "ece")
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -65,18 +65,13 @@ def _verdict(results: dict[str, StageResult], failed: list[str], cache: Path) ->
 
 
 def _headline(results: dict[str, StageResult]) -> dict[str, float]:
-    """Return the candidate's and the teacher's figures on every suite: the columns of the run table."""
     evaluated = results.get("evaluate")
     if evaluated is None:
         return {}
-    summary = EvaluationSummary.model_validate_json(read_artifact(evaluated.outputs["summary"]))
-    figures = {
-        f"{suite.name}/{model}/{metric}": getattr(suite.models[model], metric).value
-        for suite in summary.suites
-        for model in ("teacher", summary.candidate)
-        for metric in HEADLINE_METRICS
-    }
-    return figures | {f"{suite}/retention": estimate.value for suite, estimate in summary.retention.items()}
+    return headline_figures(
+        EvaluationSummary.model_validate_json(read_artifact(evaluated.outputs["summary"])),
+        Timings.model_validate_json(read_artifact(evaluated.outputs["timings"])),
+    )
 
 
 def _note(context: StageContext, records: dict[str, TaskRecord], verdict: str) -> str:

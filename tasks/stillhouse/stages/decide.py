@@ -1,6 +1,7 @@
 """Stage ``decide``: the gate's verdict, and the report that a reviewer reads.
 
-Outputs: ``decision`` (JSON), ``card`` (Markdown), ``report`` (HTML).
+Outputs: ``decision`` (JSON), ``report`` (HTML), ``card`` (Markdown, for the reviewer), ``model-card`` (Markdown, goes
+with the weights).
 """
 
 import posixpath
@@ -10,11 +11,13 @@ from pathlib import Path
 from stillhouse import __version__
 from stillhouse.contract import Artifact, Decision, EvaluationSummary, Timings, TrainingHistory, pretty_json
 from stillhouse.data.report import ValidationReport
-from stillhouse.evaluation import ReportInputs, TableFacts, read_records, render_card, render_report
+from stillhouse.evaluation import ReportInputs, TableFacts, read_records, render_card, render_model_card, render_report
 from stillhouse.promotion.gate import decide
 from stillhouse.promotion.policy import load_policy
 from stillhouse.recipe import Recipe
 from stillhouse.stages.context import StageContext, StageOutcome
+from stillhouse.stages.records import read_records as read_task_records
+from stillhouse.stages.records import read_result
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -25,44 +28,52 @@ def run(context: StageContext) -> StageOutcome:
     """
     inputs = context.request.inputs
     summary = EvaluationSummary.model_validate_json(context.input("summary").read_bytes())
+    timings = Timings.model_validate_json(context.input("timings").read_bytes())
+    validation = ValidationReport.model_validate_json(context.input("validation").read_bytes())
     decision = decide(
         load_policy(Path(context.recipe.gate.policy)),
         summary,
+        timings=timings,
+        checks=validation.integrity,
+        timings_sha256=inputs["timings"].sha256,
         model_sha256=inputs["model"].sha256,
         champion_sha256=context.request.parameters.get("champion_sha256"),
         evidence_sha256=inputs["summary"].sha256,
     )
     context.save_bytes("decision", pretty_json(decision), ".json")
     context.save_bytes("card", render_card(decision, summary).encode(), ".md")
-    report = render_report(_report_inputs(context, summary, decision))
-    context.save_bytes("report", report.encode(), ".html")
-    return StageOutcome(summary=_headline(decision), metrics=_counts(decision))
-
-
-def _report_inputs(context: StageContext, summary: EvaluationSummary, decision: Decision) -> ReportInputs:
-    validation = ValidationReport.model_validate_json(context.input("validation").read_bytes())
-    return ReportInputs(
+    shown = ReportInputs(
         recipe=context.recipe,
         decision=decision,
         summary=summary,
-        timings=Timings.model_validate_json(context.input("timings").read_bytes()),
+        timings=timings,
         records=read_records(context.input("records")),
         histories={
             name.removeprefix("history-"): TrainingHistory.model_validate_json(path.read_bytes())
             for name, path in context.inputs("history-.+")
         },
-        tables=_table_facts(context.recipe, validation, context.request.inputs),
+        tables=_table_facts(context.recipe, validation, inputs),
         checks=validation.checks,
         data_docs=_data_docs(context),
-        digests={name: artifact.sha256 for name, artifact in context.request.inputs.items()},
+        digests={name: artifact.sha256 for name, artifact in inputs.items()},
+        seconds=_seconds(context),
         software=f"Stillhouse {__version__}",
     )
+    context.save_bytes("report", render_report(shown).encode(), ".html")
+    context.save_bytes("model-card", render_model_card(shown).encode(), ".md")
+    return StageOutcome(summary=_headline(decision), metrics=_counts(decision))
 
 
 def _data_docs(context: StageContext) -> str:
     """Return the address of the Data Docs as seen from the report in the same store."""
     here = context.store.uri(context.prefix)
     return posixpath.relpath(f"{context.request.inputs['docs'].uri}/index.html", here)
+
+
+def _seconds(context: StageContext) -> dict[str, float]:
+    """Return how long each task of this run took when its result was made."""
+    tasks = read_task_records(context.store, context.request.run_id)
+    return {name: read_result(record.result).seconds for name, record in tasks.items() if record.result}
 
 
 def _table_facts(recipe: Recipe, validation: ValidationReport, inputs: Mapping[str, Artifact]) -> list[TableFacts]:
@@ -76,6 +87,7 @@ def _table_facts(recipe: Recipe, validation: ValidationReport, inputs: Mapping[s
             origin=named.get(name, recipe.data.train).origin,
         )
         for name, facts in validation.tables.items()
+        if f"data-{name}" in inputs
     ]
 
 

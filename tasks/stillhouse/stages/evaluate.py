@@ -1,100 +1,101 @@
 """Stage ``evaluate``: every model of the run on the same frozen items.
 
-Outputs: ``records`` (Parquet, one row per model and item), ``summary`` and ``timings`` (JSON).
+Outputs: ``records`` (Parquet, one row per model and item), ``summary`` and ``timings`` (JSON); with temperature scaling
+also ``validation-records``.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 
+import pyarrow as pa
 from datasets import Dataset
 
-from stillhouse.contract import DataRejected, EvaluationSummary, Progress, pretty_json
+from stillhouse.contract import METRICS, EvaluationSummary, Progress, pretty_json
 from stillhouse.data.frozen import load_frozen
-from stillhouse.evaluation import SuiteInfo, measure, read_records, score, summarise, write_records
-from stillhouse.models import configure_torch, load_model, load_tokenizer, predict
+from stillhouse.evaluation import SuiteInfo, Timed, ask, measure, read_records, summarise, write_records
+from stillhouse.models import configure_torch, load_model, load_tokenizer
 from stillhouse.stages.context import StageContext, StageOutcome
 
 MODELS = ("teacher", "kd", "sft", "start", "champion")
 """In the order of tables; ``sft`` and ``champion`` may be missing."""
+CALIBRATION = "validation"
 
 
 def run(context: StageContext) -> StageOutcome:
     """Score all models, then say what follows from it.
 
     Raises:
-        DataRejected: A model gives NaN or infinite scores.
+        DataRejected: A model gives NaN or infinite scores, or models can't be compared.
     """
     recipe, config = context.recipe, context.recipe.evaluation
     configure_torch(threads=context.cpus, seed=config.seed)
-    suites, sets = _suites(context)
-    models = {
-        name: (load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder))
-        for name, folder in ((name, context.input(name)) for name in MODELS if name in context.request.inputs)
-    }
-    progress = context.progress("items", total=len(models) * sum(len(rows) for rows in sets.values()))
-    done = 0
-    records = []
-    for name, (model, tokenizer) in models.items():
-        for suite, rows in sets.items():
-            with _named(name, suite):
-                predictions = predict(
-                    model,
-                    tokenizer,
-                    list(rows["text"]),
-                    batch_size=config.batch_size,
-                    max_tokens=recipe.training.max_tokens,
-                    on_progress=partial(_report, progress, done),
-                )
-            done += len(rows)
-            records.append(score(name, suite, rows, predictions))
-    path = context.workspace / "records.parquet"
-    write_records(records, path)
-    context.save_file("records", path)
-    summary = summarise(read_records(path), config=config, suites=suites)
+    suites = recipe.data.suites()
+    sets = {suite: load_frozen(context.input(name)) for suite, (name, _) in suites.items()}
+    models = {name: _load(context, name) for name in MODELS if name in context.request.inputs}
+    calibration = {CALIBRATION: load_frozen(context.input(CALIBRATION))} if config.temperature_scaling else {}
+    items = sum(len(rows) for rows in (*sets.values(), *calibration.values()))
+    asked = _Interview(context, models, context.progress("items", total=len(models) * items))
+    records = asked.records("records", sets)
+    summary = summarise(
+        records,
+        config=config,
+        suites=[
+            SuiteInfo(name=suite, kind=kind, items_sha256=context.request.inputs[name].sha256)
+            for suite, (name, kind) in suites.items()
+        ],
+        labels=recipe.data.labels,
+        validation=asked.records("validation-records", calibration) if calibration else None,
+    )
     context.save_bytes("summary", pretty_json(summary), ".json")
-    texts = list(sets[suites[0].name]["text"])
-    timings = measure(models, texts, config=config, max_tokens=recipe.training.max_tokens)
+    home = sets[recipe.data.domain]
+    texts = list(home["prompt" if "prompt" in home.column_names else "text"])
+    timings = measure(models, texts, task=recipe.task, config=config, max_tokens=recipe.training.max_tokens)
     context.save_bytes("timings", pretty_json(timings), ".json")
     return StageOutcome(summary=_headline(summary), metrics=_metrics(summary))
 
 
-@contextmanager
-def _named(model: str, suite: str) -> Iterator[None]:
-    """Say of scores that are refused whose they are."""
-    try:
-        yield
-    except DataRejected as error:
-        raise DataRejected(f"model {model} on suite {suite}: {error}") from error
+class _Interview:
+    """Asks all models about sets of items, and says how far it is."""
+
+    def __init__(self, context: StageContext, models: Mapping[str, Timed], progress: Callable[[float], None]) -> None:
+        self._context = context
+        self._models = models
+        self._progress = progress
+        self._done = 0
+
+    def records(self, output: str, sets: Mapping[str, Dataset]) -> pa.Table:
+        """Store the records of all models on all sets as ``output``, and return them as read back."""
+        found = []
+        for name, model in self._models.items():
+            for suite, rows in sets.items():
+                report = partial(self._report, self._done, len(rows))
+                found.append(ask(name, model, suite, rows, recipe=self._context.recipe, on_progress=report))
+                self._done += len(rows)
+        path = self._context.workspace / f"{output}.parquet"
+        write_records(found, path)
+        self._context.save_file(output, path)
+        return read_records(path)
+
+    def _report(self, before: int, items: int, part: Progress) -> None:
+        self._progress(before + items * part.done / part.total)
 
 
-def _report(progress: Callable[[float], None], before: int, part: Progress) -> None:
-    progress(before + part.done)
-
-
-def _suites(context: StageContext) -> tuple[list[SuiteInfo], dict[str, Dataset]]:
-    """Return what is known of each suite, the in-domain one first, and its frozen rows by name."""
-    data = context.recipe.data
-    test = SuiteInfo(name=data.domain, kind="in-domain", items_sha256=context.request.inputs["test"].sha256)
-    suites, sets = [test], {data.domain: load_frozen(context.input("test"))}
-    for ood in data.ood:
-        source = f"ood-{ood.name}"
-        digest = context.request.inputs[source].sha256
-        suites.append(SuiteInfo(name=ood.name, kind=ood.kind, items_sha256=digest))
-        sets[ood.name] = load_frozen(context.input(source))
-    return suites, sets
+def _load(context: StageContext, name: str) -> Timed:
+    folder, recipe = context.input(name), context.recipe
+    model = load_model(folder, task=recipe.task, labels=recipe.data.labels)
+    return Timed(model=model, tokenizer=load_tokenizer(folder), folder=folder)
 
 
 def _headline(summary: EvaluationSummary) -> str:
     suite = summary.suites[0]
-    scores = ", ".join(f"{name} {scores.accuracy.value:.3f}" for name, scores in suite.models.items())
-    return f"accuracy on {suite.name}: {scores}"
+    scores = ", ".join(f"{model} {score.value:.3f}" for model in suite.models if (score := suite.score(model)))
+    return f"{METRICS[suite.metric].title} on {suite.name}: {scores}"
 
 
 def _metrics(summary: EvaluationSummary) -> dict[str, float]:
     return {
-        f"{suite.name}/{model}/{metric}": getattr(scores, metric).value
+        f"{suite.name}/{model}/{metric}": estimate.value
         for suite in summary.suites
         for model, scores in suite.models.items()
-        for metric in ("accuracy", "macro_f1", "ece", "nll")
+        for metric, estimate in scores.metrics.items()
     } | {f"{suite}/retention": estimate.value for suite, estimate in summary.retention.items()}

@@ -1,19 +1,20 @@
 """Stage ``validate``: read the tables, check them, freeze them.
 
-Outputs: ``train``, ``validation``, ``test`` and ``ood-NAME`` (Parquet), ``report`` (JSON), ``docs`` (Data Docs).
+Outputs: ``train``, ``validation``, ``test``, ``ood-NAME`` and ``perturbed-NAME`` (Parquet), ``report`` (JSON), ``docs``
+(Data Docs).
 """
 
 from stillhouse.contract import pretty_json
 from stillhouse.data import freeze, load_tables
 from stillhouse.data.docs import write_data_docs
-from stillhouse.data.report import reject_if_critical
+from stillhouse.data.report import ValidationReport, reject_if_critical
 from stillhouse.data.suites import validate
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.store import fetch_source
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Check and freeze the recipe's data.
+    """Check the recipe's data and freeze it.
 
     Raises:
         DataRejected: A table can't be read as the recipe says, or a critical check failed. The report and the Data
@@ -36,5 +37,14 @@ def run(context: StageContext) -> StageOutcome:
     return StageOutcome(
         summary=f"{sum(rows.values()):,} rows in {len(rows)} tables pass"
         + (f", with {warnings} warnings" if warnings else ""),
-        metrics={f"rows.{name}": float(count) for name, count in rows.items()} | {"warnings": float(warnings)},
+        metrics={f"rows.{name}": float(count) for name, count in rows.items()} | _findings(report),
     )
+
+
+def _findings(report: ValidationReport) -> dict[str, float]:
+    near = [check for check in report.checks if check.name.startswith("near-")]
+    return {
+        "warnings": float(len(report.warnings)),
+        "contaminated.removed": float(sum(lost.contaminated for lost in report.dropped.values())),
+        "contaminated.left": float(sum(check.unexpected_count for check in near)),
+    } | {f"coverage.{name}": figure.value for name, figure in report.coverage.items()}

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from stillhouse.models import Document
+from stillhouse.models import Document, continue_prompts, prompt_tokens
 from stillhouse.models.documents import IGNORED
 from stillhouse.recipe import OnPolicyConfig
 
@@ -24,8 +24,7 @@ class Writer:
 
     def __init__(self, student: PreTrainedModel, tokenizer: Tokenizer, config: OnPolicyConfig, *, seed: int) -> None:
         self._student = student
-        self._end = tokenizer.eos_token_id
-        self._pad = tokenizer.pad_token_id
+        self._tokenizer = tokenizer
         self._config = config
         self._seed = seed
 
@@ -40,41 +39,28 @@ class Writer:
         call are generated together, at most ``new_tokens`` each.
         """
         prompts = [self._prompt(document) for document in documents]
-        width = max(map(len, prompts))
-        ids_BT = torch.full((len(prompts), width), self._pad, dtype=torch.int64)
-        mask_BT = torch.zeros((len(prompts), width), dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            # Padding goes to the left: the student continues at the right end.
-            ids_BT[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-            mask_BT[row, width - len(prompt) :] = 1
-        was_training = self._student.training
-        self._student.eval()
-        with torch.no_grad():
-            written_BT = self._student.generate(
-                input_ids=ids_BT.to(self._student.device),
-                attention_mask=mask_BT.to(self._student.device),
-                do_sample=True,
-                temperature=self._config.temperature,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=self._config.new_tokens,
-                eos_token_id=self._end,
-                pad_token_id=self._pad,
-            )[:, width:].cpu()
-        self._student.train(was_training)
+        written = continue_prompts(
+            self._student,
+            self._tokenizer,
+            prompts,
+            max_new_tokens=self._config.new_tokens,
+            # From PyTorch's generator, whose state a checkpoint holds.
+            draws_RS=torch.rand(len(prompts), self._config.new_tokens, dtype=torch.float64).numpy(),
+            temperature=self._config.temperature,
+        )
         return [
-            self._document(document.id, prompt, row.numpy())
-            for document, prompt, row in zip(documents, prompts, written_BT, strict=True)
+            _document(document.id, prompt, answer)
+            for document, prompt, answer in zip(documents, prompts, written, strict=True)
         ]
 
     def _prompt(self, document: Document) -> np.ndarray:
-        first = int(document.targets_P[0])
-        return document.ids_L[: first + 1] if first > 0 else document.ids_L[: self._config.prompt_tokens]
+        if int(document.targets_P[0]) > 0:
+            return prompt_tokens(document)
+        return document.ids_L[: self._config.prompt_tokens]
 
-    def _document(self, name: str, prompt: np.ndarray, written: np.ndarray) -> Document:
-        ends = np.flatnonzero(written == self._end)
-        kept = written[: int(ends[0]) + 1] if len(ends) else written
-        ids_L = np.concatenate([prompt, kept]).astype(np.int32)
-        labels_L = np.append(ids_L[1:], IGNORED).astype(np.int32)
-        labels_L[: len(prompt) - 1] = IGNORED
-        return Document(id=name, ids_L=ids_L, labels_L=labels_L)
+
+def _document(name: str, prompt: np.ndarray, written: np.ndarray) -> Document:
+    ids_L = np.concatenate([prompt, written]).astype(np.int32)
+    labels_L = np.append(ids_L[1:], IGNORED).astype(np.int32)
+    labels_L[: len(prompt) - 1] = IGNORED
+    return Document(id=name, ids_L=ids_L, labels_L=labels_L)

@@ -9,15 +9,20 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
-from stillhouse.contract import DataRejected, Decision, StageResult
+from stillhouse.contract import DataRejected, Decision, NotPermitted, StageResult
 from stillhouse.orchestration.airflow.operators import pull_result
 from stillhouse.orchestration.airflow.params import recipe_of_run
 from stillhouse.orchestration.deployment import Deployment
+from stillhouse.promotion.ledger import same_person
+from stillhouse.recipe import PromotionConfig, load_recipe
 from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
 
 AUTOMATIC = "automatic"
 TIMED_OUT = "nobody: the time for an answer ran out"
+
+_BY_PEOPLE = ("manual", "backfill", "asset_materialization")
+"""Types of run that only a person starts."""
 
 
 class PromotionApproval(ApprovalOperator):
@@ -25,6 +30,10 @@ class PromotionApproval(ApprovalOperator):
 
     Skips itself, and with it the promotion, unless the verdict is to promote. The answer is bound to the digest of the
     decision that was shown: it is worthless for any other.
+
+    With ``two-person``, who triggered the run can reject and not approve. A run that no person triggered, by a schedule
+    or an asset, needs one reviewer: the recipe was reviewed when it was merged. A run that a person must have triggered
+    and whose person Airflow does not name can't be promoted. A run's parameters can't lower ``two-person``.
 
     Args:
         recipe_file: The recipe file of the DAG.
@@ -41,9 +50,11 @@ class PromotionApproval(ApprovalOperator):
 
         Raises:
             AirflowSkipException: There is nothing to approve.
+            NotPermitted: Two persons are needed, and it is not known who triggered the run, or its parameters ask for
+                less.
             TaskAwaitingInput: Airflow parks the task until the answer comes.
         """
-        promotion = recipe_of_run(Path(self.recipe_file), context["params"]).promotion
+        promotion = self._promotion(context)
         result, decision = _decision(context)
         if decision.verdict != "promote":
             raise AirflowSkipException(f"the verdict is '{decision.verdict}': nothing to approve, nothing is promoted")
@@ -51,9 +62,14 @@ class PromotionApproval(ApprovalOperator):
             raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI to promote")
         if promotion.approval == "auto":
             self.log.info("the recipe approves by itself (promotion.approval: auto), decision %s", decision.digest)
-            return _approval(decision.digest, by=AUTOMATIC, at=datetime.now(UTC))
+            return _approval(decision.digest, mode="auto", by=AUTOMATIC, at=datetime.now(UTC))
+        self._refuse_strangers(context, promotion)
         self.subject = f"Promote to {promotion.model}@champion? Decision {decision.digest[:12]}"
-        self.body = _question(read_artifact(result.outputs["card"]).decode(), decision.digest)
+        self.body = _question(
+            read_artifact(result.outputs["card"]).decode(),
+            decision.digest,
+            not_by=triggered_by(context) if promotion.approval == "two-person" else None,
+        )
         self.response_timeout = timedelta(hours=promotion.approval_hours)
         try:
             return dict(super().execute(context))
@@ -69,18 +85,56 @@ class PromotionApproval(ApprovalOperator):
 
         Raises:
             DataRejected: The decision is no longer the one that was shown.
+            NotPermitted: Two persons are needed, and who approves has triggered the run.
         """
+        promotion = self._promotion(context)
         if _decision(context)[1].digest != shown_sha256:
             raise DataRejected("the decision changed after it was shown; clear this task to ask again")
         answer = super().execute_complete(context, event)
         user = answer["responded_by_user"]
-        by = user.get("name") or user.get("id") if isinstance(user, Mapping) else getattr(user, "name", None)
+        name, identity = (_of(user, "name"), _of(user, "id")) if user else (None, None)
+        by = name or identity or TIMED_OUT
+        approved = answer["chosen_options"] == [self.APPROVE]
+        trigger = triggered_by(context)
+        if approved and promotion.approval == "two-person":
+            if any(same_person(known, trigger) for known in (name, identity) if known):
+                raise NotPermitted(
+                    f"{by} triggered this run and can't approve it (promotion.approval: two-person); clear this task "
+                    "and let another person answer"
+                )
+            if not user:
+                raise NotPermitted("nobody is named as who approved; clear this task and answer as a known user")
+        mode = promotion.approval
         return _approval(
-            shown_sha256,
-            by=by or TIMED_OUT,
-            at=answer["responded_at"],
-            approved=answer["chosen_options"] == [self.APPROVE],
+            shown_sha256, mode=mode, by=by, at=answer["responded_at"], approved=approved, triggered_by=trigger
         )
+
+    def _promotion(self, context: Context) -> PromotionConfig:
+        """Return the section ``promotion`` of this run's recipe."""
+        file = Path(self.recipe_file)
+        promotion = recipe_of_run(file, context["params"]).promotion
+        if promotion.approval != "two-person" and load_recipe(file).promotion.approval == "two-person":
+            raise NotPermitted("the recipe asks for two persons (promotion.approval); a run can't ask for less")
+        return promotion
+
+    def _refuse_strangers(self, context: Context, promotion: PromotionConfig) -> None:
+        run_type = getattr(context["dag_run"].run_type, "value", context["dag_run"].run_type)
+        if promotion.approval == "two-person" and run_type in _BY_PEOPLE and triggered_by(context) is None:
+            raise NotPermitted(
+                "Airflow does not say who triggered this run, so nobody can be the second person; trigger it in the UI "
+                "or by the REST API, as a known user"
+            )
+
+
+def triggered_by(context: Context) -> str | None:
+    """Return who triggered the run; None if no person did, or none that Airflow knows."""
+    name = context["dag_run"].triggering_user_name
+    return str(name) if name else None
+
+
+def _of(user: Any, field: str) -> str | None:
+    found = user.get(field) if isinstance(user, Mapping) else getattr(user, field, None)
+    return str(found) if found else None
 
 
 def _decision(context: Context) -> tuple[StageResult, Decision]:
@@ -88,9 +142,25 @@ def _decision(context: Context) -> tuple[StageResult, Decision]:
     return result, Decision.model_validate_json(read_artifact(result.outputs["decision"]))
 
 
-def _approval(decision_sha256: str, *, by: str, at: datetime, approved: bool = True) -> dict[str, Any]:
-    return {"decision_sha256": decision_sha256, "approved": approved, "by": by, "at": at.isoformat()}
+def _approval(
+    decision_sha256: str,
+    *,
+    mode: str,
+    by: str,
+    at: datetime,
+    approved: bool = True,
+    triggered_by: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "decision_sha256": decision_sha256,
+        "mode": mode,
+        "approved": approved,
+        "by": by,
+        "at": at.isoformat(),
+        "triggered_by": triggered_by,
+    }
 
 
-def _question(card: str, digest: str) -> str:
-    return f"{card.rstrip()}\n\n---\n\nYour answer counts for this decision only: `{digest}`\n"
+def _question(card: str, digest: str, *, not_by: str | None) -> str:
+    second = f"\n\n**Two persons are needed:** {not_by} triggered this run and can't approve it." if not_by else ""
+    return f"{card.rstrip()}\n\n---\n\nYour answer counts for this decision only: `{digest}`{second}\n"

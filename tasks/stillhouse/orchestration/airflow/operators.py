@@ -1,7 +1,6 @@
 """One operator for every planned task: reuse what was done before, else run the stage and watch it."""
 
 import os
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ from stillhouse.orchestration.airflow.params import recipe_of_run
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.places import airflow_place, workflow_run_id
 from stillhouse.orchestration.plan import PlannedTask, plan
-from stillhouse.orchestration.process import StageProcess
+from stillhouse.orchestration.process import StageProcess, stage_command
 from stillhouse.orchestration.requests import build_request
 from stillhouse.recipe import Recipe, RecipeError, load_recipe
 from stillhouse.stages.catalog import find_reusable, key_of
@@ -35,12 +34,6 @@ from stillhouse.stages.records import Recorder, record_key
 from stillhouse.store import ObjectStore, open_store
 
 APPROVE_TASK = "approve"
-
-
-def stage_command(request: StageRequest, uri: str, work: Path) -> tuple[str, ...]:
-    """Return the command that runs ``request``, which lies at ``uri``, with this interpreter."""
-    stage = (sys.executable, "-m", "stillhouse.cli", "stage", request.stage)
-    return (*stage, "--request", uri, "--work", str(work))
 
 
 def pull_result(context: Context, task_id: str) -> ResultRef:
@@ -134,7 +127,7 @@ class StageOperator(BaseOperator):
         store.put(place, pretty_json(request))
         command = stage_command(request, store.uri(place), work)
         self.log.info("starting: %s", " ".join(command))
-        self._process = StageProcess(command, environment=_environment())
+        self._process = StageProcess(command, environment=stage_environment())
         returncode = self._process.follow(self.log.info)
         record = read_record(store, request)
         if returncode != 0:
@@ -173,7 +166,7 @@ def _record_failure(store: ObjectStore, run_id: str, task: PlannedTask, error: S
         store.put(key, pretty_json(record.replace(**changes)))
 
 
-def _environment() -> dict[str, str]:
+def stage_environment() -> dict[str, str]:
     """Return this process's environment without Airflow's settings, which hold its credentials."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
     return kept | {"PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,74 @@
+"""Asking one model about the items of one suite: records, whatever the task."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from stillhouse.contract import DataRejected, Progress
+from stillhouse.evaluation.generation import right_answers
+from stillhouse.evaluation.language import score_language
+from stillhouse.evaluation.records import score
+from stillhouse.recipe import Recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from stillhouse.evaluation.timing import Timed
+
+
+def ask(
+    name: str,
+    timed: "Timed",
+    suite: str,
+    rows: "Dataset",
+    *,
+    recipe: Recipe,
+    on_progress: Callable[[Progress], None],
+) -> pa.Table:
+    """Return the records of one model on one suite, in the order of the rows.
+
+    Args:
+        name: Of the model, such as ``teacher``.
+        timed: The model.
+        suite: Name of the suite.
+        rows: Its frozen items.
+        recipe: Its task, limits and section ``evaluation``.
+        on_progress: Told after each batch.
+
+    Raises:
+        DataRejected: The model gives scores that are NaN or infinite, or the rows can't be asked.
+        ConfigurationError: The model has too few positions.
+    """
+    from stillhouse.models import documents_of, likelihoods, predict
+
+    config, training = recipe.evaluation, recipe.training
+    limits = {"batch_size": config.batch_size, "max_tokens": training.max_tokens}
+    model, tokenizer = timed.model, timed.tokenizer
+    try:
+        if recipe.task == "text-classification":
+            predictions = predict(model, tokenizer, list(rows["text"]), **limits, on_progress=on_progress)
+            return score(name, suite, rows, predictions)
+        documents = documents_of(
+            recipe.task,
+            tokenizer,
+            rows,
+            max_tokens=training.max_tokens,
+            mask_share=training.mask_share,
+            seed=config.seed,
+        )
+        found = likelihoods(model, tokenizer, documents, **limits, on_progress=on_progress)
+        answers = None
+        if config.generation:
+            answers = right_answers(
+                model,
+                tokenizer,
+                rows,
+                documents,
+                config=config.generation,
+                batch_size=config.batch_size,
+                seed=config.seed,
+            )
+        return score_language(name, suite, rows, documents, found, answers)
+    except DataRejected as error:
+        raise DataRejected(f"model {name} on suite {suite}: {error}") from error

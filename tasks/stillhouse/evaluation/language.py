@@ -1,0 +1,176 @@
+"""Language models: per-item records of their loss, and what the statistics make of them.
+
+Models are compared by ``nll``, the mean loss per target token. That is a fair comparison only while all models have the
+same target tokens. Where one has others (a champion with another tokenizer), every suite of the run is compared by
+``bits_per_byte`` instead, and that model has no figure per token. Masked models have no such way out: which tokens are
+hidden depends on the tokenizer, so they are refused.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stillhouse.contract import DataRejected, Metric
+from stillhouse.evaluation.blocks import Block, SuiteBlocks, aligned_rows, strings
+from stillhouse.evaluation.metrics import UNIT, Floats, fixed_point
+from stillhouse.evaluation.records import LANGUAGE_SCHEMA
+from stillhouse.recipe import EvaluationConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from stillhouse.evaluation.generation import RightAnswers
+    from stillhouse.models import Document, Likelihoods
+
+ITEMS, TARGETS, HITS, LOSS, BYTES, GREEDY, RIGHT, SAMPLES = range(8)
+"""Columns of a block."""
+
+
+def score_language(
+    model_name: str,
+    suite_name: str,
+    rows: "Dataset",
+    documents: "Sequence[Document]",
+    likelihoods: "Likelihoods",
+    answers: "RightAnswers | None" = None,
+) -> pa.Table:
+    """Turn one model's likelihoods on one suite into records, in the order of the rows.
+
+    A row's pieces are added up. A row too short to have a target has a record of zeros.
+
+    Args:
+        model_name: ``teacher``, ``kd``, ``sft``, ``start`` or ``champion``.
+        suite_name: Name of the suite.
+        rows: N rows with a column ``id``, maybe ``group``.
+        documents: Of these rows; see `stillhouse.models.documents_of`.
+        likelihoods: Of the documents, in their order.
+        answers: Whether the model's answers to the rows' prompts were right, if it was asked.
+
+    Raises:
+        DataRejected: The documents or answers are not those of the rows.
+    """
+    ids = list(rows["id"])
+    places = {row_id: place for place, row_id in enumerate(ids)}
+    where = f"model {model_name} on suite {suite_name}"
+    if len(documents) != len(likelihoods.losses_N) or (answers and len(answers.greedy_N) != len(ids)):
+        raise DataRejected(f"{where}: scores and items differ in number; score again")
+    # Further pieces of a long text carry its id and a number.
+    names = [d.id if d.id in places else d.id.rpartition("#")[0] for d in documents]
+    if foreign := sum(name not in places for name in names):
+        raise DataRejected(f"{where}: {foreign} documents belong to none of its items; score again")
+    rows_P = np.asarray([places[name] for name in names], dtype=np.int64)
+
+    def added(values_P: np.ndarray) -> np.ndarray:
+        return np.bincount(rows_P, weights=values_P, minlength=len(ids))
+
+    columns = {
+        "model": pa.repeat(model_name, len(ids)),
+        "suite": pa.repeat(suite_name, len(ids)),
+        "item_id": pa.array(ids, pa.string()),
+        "group": pa.array(list(rows["group"]) if "group" in rows.column_names else ids, pa.string()),
+        "targets": added(likelihoods.targets_N).astype(np.int64),
+        "hits": added(likelihoods.hits_N).astype(np.int64),
+        "loss": added(likelihoods.losses_N),
+        "num_bytes": None if likelihoods.bytes_N is None else added(likelihoods.bytes_N).astype(np.int64),
+        "truncated": added(likelihoods.truncated_N) > 0,
+        "greedy_right": answers.greedy_N if answers else None,
+        "samples_right": answers.samples_N if answers else None,
+        "samples": np.full(len(ids), answers.samples) if answers else None,
+    }
+    missing = pa.nulls(len(ids))
+    return pa.table(
+        {name: missing if column is None else column for name, column in columns.items()}, schema=LANGUAGE_SCHEMA
+    )
+
+
+def read_blocks(records: pa.Table, suite: str, models: Sequence[str], config: EvaluationConfig) -> SuiteBlocks:
+    """Prepare the records of one suite for the statistics.
+
+    Args:
+        records: Of all models on all suites of the run; which metric compares them depends on all of them.
+        suite: Name of the suite.
+        models: The teacher first.
+        config: Not read: no metric of a language model depends on it.
+
+    Raises:
+        DataRejected: A model lacks items, has some twice, has losses that are no numbers, has no target at all, or
+            has other tokens than the teacher and no bytes to compare by.
+    """
+    aligned = aligned_rows(records, suite, models)
+    teacher = aligned[models[0]]
+    blocks: dict[str, Block] = {}
+    for model, rows in aligned.items():
+        where = f"model {model} on suite {suite}"
+        per_token = _share_tokens(records, (models[0], model))
+        if not per_token and rows["num_bytes"].null_count:
+            raise DataRejected(
+                f"{where}: it has other target tokens than the teacher, so their losses can't be compared; use models "
+                "of one tokenizer, or another promotion.model for those of a new one"
+            )
+        blocks[model] = _block(rows, where, per_token=per_token)
+    return SuiteBlocks(
+        metric="nll" if _share_tokens(records, models) else "bits_per_byte",
+        ids_N=strings(teacher["item_id"]),
+        groups_N=strings(teacher["group"]),
+        models=blocks,
+    )
+
+
+def _share_tokens(records: pa.Table, models: Sequence[str]) -> bool:
+    """Tell whether on each item of each suite these models have as many targets."""
+    own = records.filter(pc.field("model").isin(list(models)))
+    spread = own.group_by(["suite", "item_id"]).aggregate([("targets", "min"), ("targets", "max")])
+    return bool(pc.all(pc.equal(spread["targets_min"], spread["targets_max"])).as_py())
+
+
+def _block(rows: pa.Table, where: str, *, per_token: bool) -> Block:
+    losses_N = rows["loss"].to_numpy()
+    if bad := int((~np.isfinite(losses_N)).sum()):
+        raise DataRejected(f"{where}: losses of {bad} of {rows.num_rows} items are NaN or infinite; retrain it")
+    columns_NK = np.zeros((rows.num_rows, 8))
+    columns_NK[:, ITEMS] = 1
+    columns_NK[:, [LOSS]] = fixed_point(losses_N)
+    counted = {TARGETS: "targets", HITS: "hits"}
+    if coded := not rows["num_bytes"].null_count:
+        counted[BYTES] = "num_bytes"
+    if answered := not rows["greedy_right"].null_count:
+        counted |= {GREEDY: "greedy_right", RIGHT: "samples_right", SAMPLES: "samples"}
+    for column, name in counted.items():
+        columns_NK[:, column] = rows[name].to_numpy()
+    if not columns_NK[:, TARGETS].any() or (coded and not columns_NK[:, BYTES].any()):
+        raise DataRejected(f"{where}: no item has a token to predict; give longer texts")
+    metrics: dict[Metric, Callable[[Floats], Floats]] = {}
+    if per_token:
+        metrics |= {"nll": _nll, "perplexity": lambda sums_RK: np.exp(_nll(sums_RK)), "accuracy": _accuracy}
+    if coded:
+        metrics["bits_per_byte"] = lambda sums_RK: _ratio(sums_RK, LOSS, BYTES) / (UNIT * np.log(2))
+    if answered:
+        metrics |= {
+            "exact_match": lambda sums_RK: _ratio(sums_RK, GREEDY, ITEMS),
+            "pass_at_1": lambda sums_RK: _ratio(sums_RK, RIGHT, SAMPLES),
+        }
+    return Block(
+        columns_NK=columns_NK,
+        metrics=metrics,
+        # Tokens of a text depend on one another, and so do samples of a prompt: neither is a proportion of items.
+        proportions={"exact_match": (int(columns_NK[:, GREEDY].sum()), rows.num_rows)} if answered else {},
+        correct_N=None,
+        truncated=pc.sum(rows["truncated"]).as_py(),
+    )
+
+
+def _nll(sums_RK: Floats) -> Floats:
+    return _ratio(sums_RK, LOSS, TARGETS) / UNIT
+
+
+def _accuracy(sums_RK: Floats) -> Floats:
+    return _ratio(sums_RK, HITS, TARGETS)
+
+
+def _ratio(sums_RK: Floats, top: int, bottom: int) -> Floats:
+    """Divide two columns; NaN in a resample of none but empty items."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums_RK[:, top] / sums_RK[:, bottom]

@@ -1,0 +1,135 @@
+"""Continuations are those of the plain model, and a sample belongs to its prompt, not to its batch."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_language import SPECIAL, WORDS, tiny_causal, tiny_tokenizer
+from transformers import GenerationConfig
+
+from stillhouse.contract import ConfigurationError, DataRejected, Progress
+from stillhouse.models import Document, PromptAnswers, answer_prompts, continue_prompts, prompt_tokens
+from stillhouse.models.documents import causal_documents
+
+END = SPECIAL.index("<end>")
+OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "samples": 3, "temperature": 1.0, "seed": 4, "batch_size": 5}
+
+
+def prompted(count: int = 12) -> list[Document]:
+    prompts = [" ".join(WORDS[n : n + 1 + n % 5]) for n in range(count)]
+    return causal_documents(tiny_tokenizer(), [f"q{n}" for n in range(count)], ["good"] * count, prompts, max_tokens=24)
+
+
+def greedy_alone(model: Any, prompt: np.ndarray, steps: int) -> list[int]:
+    """Take the most probable token again and again, without padding or cache."""
+    ids = prompt.tolist()
+    for _ in range(steps):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        if ids[-1] == END:
+            break
+    return ids[len(prompt) :]
+
+
+def test_greedy_continuations_are_those_of_each_prompt_alone() -> None:
+    model, tokenizer = tiny_causal(), tiny_tokenizer()
+    # Every kind of end: at once, in the middle, not at all.
+    with torch.no_grad():
+        model.lm_head.weight[END] *= 1.5
+    prompts = [prompt_tokens(document) for document in prompted()]
+    written = continue_prompts(model, tokenizer, prompts, max_new_tokens=6, draws_RS=None)
+    assert [row.tolist() for row in written] == [greedy_alone(model, prompt, 6) for prompt in prompts]
+    assert {len(row) for row in written} > {6}
+
+
+def test_model_with_adapters_writes_with_them() -> None:
+    model, tokenizer = tiny_causal(), tiny_tokenizer()
+    prompts = [prompt_tokens(document) for document in prompted()]
+    before = [greedy_alone(model, prompt, 6) for prompt in prompts]
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+    written = continue_prompts(adapted, tokenizer, prompts, max_new_tokens=6, draws_RS=None)
+    assert [row.tolist() for row in written] == [greedy_alone(adapted.eval(), prompt, 6) for prompt in prompts]
+    assert [row.tolist() for row in written] != before
+
+
+def test_settings_in_a_model_folder_change_nothing_but_may_add_an_end() -> None:
+    model, tokenizer = tiny_causal(), tiny_tokenizer()
+    prompts = [prompt_tokens(document) for document in prompted()]
+    plain = continue_prompts(model, tokenizer, prompts, max_new_tokens=6, draws_RS=None)
+    settings = GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, max_length=3, suppress_tokens=[7, 8, 9])
+    model.generation_config = settings
+    same = continue_prompts(model, tokenizer, prompts, max_new_tokens=6, draws_RS=None)
+    assert [row.tolist() for row in same] == [row.tolist() for row in plain]
+    assert model.generation_config is settings
+    stop = int(plain[0][2])
+    model.generation_config = GenerationConfig(eos_token_id=[stop])
+    (ended,) = continue_prompts(model, tokenizer, prompts[:1], max_new_tokens=6, draws_RS=None)
+    assert ended.tolist() == plain[0][: plain[0].tolist().index(stop) + 1].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 12])
+def test_samples_depend_on_seed_document_and_number_alone(batch_size: int) -> None:
+    model, tokenizer, documents = tiny_causal(), tiny_tokenizer(), prompted()
+    whole = answer_prompts(model, tokenizer, documents, **OPTIONS)
+    parts = answer_prompts(model, tokenizer, documents[::-1], **OPTIONS | {"batch_size": batch_size})
+    assert parts[::-1] == whole
+    assert answer_prompts(model, tokenizer, documents, **OPTIONS | {"samples": 1}) == [
+        PromptAnswers(greedy=given.greedy, samples=given.samples[:1]) for given in whole
+    ]
+    other = answer_prompts(model, tokenizer, documents, **OPTIONS | {"seed": 5})
+    assert [given.greedy for given in other] == [given.greedy for given in whole]
+    assert [given.samples for given in other] != [given.samples for given in whole]
+    assert sum(len(set(given.samples)) > 1 for given in whole) > 6
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_as_often_as_the_model_says(temperature: float) -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_causal(vocab_size=len(tokenizer) + 16)
+    prompt = prompt_tokens(prompted(1)[0])
+    count = 4000
+    # Evenly spaced draws: each token gets its share, to a draw.
+    draws_RS = ((np.arange(count) + 0.5) / count)[:, None]
+    written = continue_prompts(
+        model, tokenizer, [prompt] * count, max_new_tokens=1, draws_RS=draws_RS, temperature=temperature
+    )
+    found = Counter(int(row[0]) for row in written)
+    with torch.no_grad():
+        logits_V = model(torch.from_numpy(prompt)[None].long()).logits[0, -1, : len(tokenizer)]
+    expected_V = (logits_V.double() / temperature).softmax(-1).numpy() * count
+    assert set(found) <= set(range(len(tokenizer)))
+    np.testing.assert_allclose([found[token] for token in range(len(tokenizer))], expected_V, atol=1.01)
+
+
+def test_model_keeps_its_mode_and_writing_takes_no_randomness() -> None:
+    model, tokenizer = tiny_causal().train(), tiny_tokenizer()
+    state = torch.random.get_rng_state()
+    continue_prompts(model, tokenizer, [np.asarray([7, 8], dtype=np.int32)], max_new_tokens=2, draws_RS=None)
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_answers_come_without_special_tokens_and_progress_counts_them() -> None:
+    told: list[Progress] = []
+    model, tokenizer = tiny_causal(), tiny_tokenizer()
+    answers = answer_prompts(model, tokenizer, prompted(), **OPTIONS, on_progress=told.append)
+    words = {word for given in answers for text in (given.greedy, *given.samples) for word in text.split()}
+    assert words
+    assert not words & set(tokenizer.all_special_tokens)
+    assert told[-1].done == told[-1].total == 12 * 4
+
+
+def test_prompt_and_answer_that_exceed_the_positions_are_refused_before_any_work() -> None:
+    with pytest.raises(ConfigurationError, match="5 tokens and an answer of 60 exceed the model's 64 positions"):
+        answer_prompts(tiny_causal(), tiny_tokenizer(), prompted(), **OPTIONS | {"max_new_tokens": 60})
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    model = tiny_causal()
+    with torch.no_grad():
+        model.lm_head.weight[9] = torch.nan
+    with pytest.raises(DataRejected, match="NaN or infinite logits while it wrote"):
+        answer_prompts(model, tiny_tokenizer(), prompted(), **OPTIONS)
