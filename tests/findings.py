@@ -209,7 +209,7 @@ def make_decision(summary: EvaluationSummary) -> Decision:
     quality, versus = home.score("kd"), summary.comparison(home.name, "start")
     assert quality is not None
     assert versus is not None
-    away = summary.suites[-1 if home.metric == "nll" else 3].name
+    away = list(summary.excess_drops)[-1]
     rules = (
         RuleOutcome(rule="learned-something", requirement=f"beats its start by more than 0.02 on {home.name}",
                     outcome="pass", value=versus.gain, bound=0.02, reason="even the lower bound exceeds 0.02"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from tiny import NEGATIVE, NEUTRAL, POSITIVE
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -83,3 +84,62 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+LANGUAGE_POLICY = """\
+name: tiny-language
+description: For tests, the student must learn something and stay near its teacher.
+rules:
+  - {kind: teacher-gap, name: near-the-teacher, ceiling: 2.0}
+  - {kind: beats-start, name: learned-something}
+  - {kind: minimum-items, name: enough-items, suites: every, items: 30}
+"""
+
+
+def write_language_workflow(folder: Path, *, masked: bool = False, **sections: Any) -> Path:
+    """Write teacher, data, policy and recipe of a language model into ``folder`` and return the recipe's path.
+
+    A causal model answers prompts, a masked one reads plain texts.
+    """
+    model = tiny_masked(layers=3) if masked else tiny_causal(layers=3)
+    save(model, tiny_tokenizer(masked=masked), folder / "teacher")
+    rows = texts(300)
+    lines = [f"{row['id']},{' '.join(row['text'].split()[:2])},{row['text']}" for row in rows]
+    (folder / "texts.csv").write_text("\n".join(["id,question,text", *lines]) + "\n")
+    (folder / "policy.yaml").write_text(LANGUAGE_POLICY)
+    training = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "max_tokens": 32, "checkpoint_seconds": 0.2}
+    table = {
+        "source": {"kind": "path", "path": "texts.csv"},
+        "format": "csv",
+        "id_column": "id",
+        "duplicates": "drop",
+        "licence": "CC0-1.0",
+        "origin": "generated for tests",
+    }
+    recipe = {
+        "name": folder.name.replace("_", "-").lower(),
+        "description": "A language model's workflow in miniature.",
+        "task": "masked-lm" if masked else "causal-lm",
+        "data": {
+            "domain": "words",
+            "splits": {"validation": 0.1, "test": 0.3},
+            "checks": {"min_rows": 20},
+            "contamination": None,
+            "train": table if masked else table | {"prompt_column": "question"},
+        },
+        "teacher": {
+            "source": {"kind": "path", "path": "teacher"},
+            "licence": "CC0-1.0",
+            "finetune": training,
+            "shards": 2,
+        },
+        "student": {"layers": 2},
+        "training": training,
+        "evaluation": {"resamples": 200, "latency_items": 10}
+        | ({} if masked else {"generation": {"max_new_tokens": 4, "samples": 2}}),
+        "gate": {"policy": "policy.yaml"},
+        "promotion": {"model": "tiny-language", "approval": "auto"},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe | sections, sort_keys=False))
+    return path

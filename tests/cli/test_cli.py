@@ -81,3 +81,16 @@ def test_the_doctor_finds_this_machine_fit() -> None:
     answer = stillhouse("doctor")
     assert answer.returncode == ExitCode.OK, answer.stdout
     assert "Python" in answer.stdout
+
+
+@pytest.mark.slow
+def test_a_preflight_ends_with_its_conclusion_and_costs_nothing_twice(workflow: Path, tmp_path: Path) -> None:
+    budget = ("--set", "preflight={rows: 32, items: 24, epochs: 1, assistants: []}")
+    places = ("--store", str(tmp_path / "store"), "--work", str(tmp_path / "work"))
+    first = stillhouse("preflight", str(workflow), *budget, *places)
+    assert first.returncode == ExitCode.OK, first.stderr
+    assert "kd over sft" in first.stdout
+    assert "the student learns, kd" in first.stdout
+    again = stillhouse("preflight", str(workflow), *budget, *places)
+    assert again.returncode == ExitCode.OK, again.stderr
+    assert first.stdout.endswith(again.stdout)

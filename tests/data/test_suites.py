@@ -1,4 +1,5 @@
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -207,19 +208,24 @@ def test_nobody_claims_that_near_duplicates_were_looked_for_when_they_were_not()
     assert not [check for check in report.checks if check.name.startswith("near-")]
 
 
-def _numbered(number: int) -> str:
-    return f"{SECRET} of the train {number} {number % 7} {number * number}"
+WORDS = "film actor scene story music the a with and of this was is very not much again".split()
+
+
+def _told(seed: int) -> str:
+    return " ".join([SECRET, *random.Random(seed).choices(WORDS, k=6)])
 
 
 def _covered(reference: list[str], **coverage: Any) -> ValidationReport:
-    train = [(f"train{n}", _numbered(n), n // 2 % 2) for n in range(0, 480, 2)]
+    train = [(f"train{n}", _told(n), n % 2) for n in range(240)]
     fields = {"coverage": {"reference": TABLE} | coverage}
     tables = _tables(train=train)
     frame = pd.DataFrame({"id": [str(n) for n in range(len(reference))], "text": reference}, dtype=object)
-    return validate(Tables(frames=tables.frames, dropped={}, reference=frame), _config(fields=fields))
+    return validate(
+        Tables(frames=tables.frames, dropped={}, reference=frame), _config(fields=fields, max_characters=99)
+    )
 
 
-ALIKE = [_numbered(n) for n in range(1, 480, 2)]
+ALIKE = [_told(n) for n in range(1000, 1240)]
 FOREIGN = [f"{SECRET} something else entirely, about number {n} and more than that" for n in range(100)]
 
 

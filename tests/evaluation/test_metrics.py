@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import foldnorm
 from sklearn.metrics import brier_score_loss, f1_score, log_loss
 
 from stillhouse.evaluation.metrics import (
@@ -12,6 +13,7 @@ from stillhouse.evaluation.metrics import (
     ece_columns,
     f1_columns,
     fixed_point,
+    folded_mean,
     macro_f1,
     mean,
     squared_distances,
@@ -60,13 +62,20 @@ def test_losses_and_squared_distances_are_scikit_learns() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    confidences_N = np.repeat([0.6, 0.9], 50)
+    confidences_N = np.repeat([0.7, 0.9], 50)
     correct_N = np.arange(100) % 2 == 0
-    # Gaps 0.1 and 0.4; both bins are half right, so the variance of the noise is 0.25 / 49.
+    # Gaps 0.2 and 0.4: mean 0.3, variance 0.01. Both bins are half right, so the noise has the variance 0.25 / 49.
     noise = 0.25 / 49
-    spread = (0.1**2 + 0.4**2) / 2 - noise
-    excess = np.sqrt(2 / np.pi) * (np.sqrt(spread + noise) - np.sqrt(spread))
-    assert calibration_error(confidences_N, correct_N, 2) == pytest.approx(0.25 - excess, abs=1e-6)
+    spread = 0.01 - noise / 2
+    folded = foldnorm(0.3 / np.sqrt([spread, spread + noise]), scale=np.sqrt([spread, spread + noise])).mean()
+    assert calibration_error(confidences_N, correct_N, 2) == pytest.approx(0.3 - (folded[1] - folded[0]), abs=1e-6)
+
+
+@given(st.floats(-3, 3), st.floats(1e-3, 5))
+def test_folded_mean_is_scipys(mean: float, deviation: float) -> None:
+    expected = foldnorm(abs(mean) / deviation, scale=deviation).mean()
+    assert folded_mean(np.array([mean]), np.array([deviation**2]))[0] == pytest.approx(expected, rel=1e-6)
+    assert folded_mean(np.array([mean]), np.zeros(1))[0] == abs(mean)
 
 
 def simulated_errors(skill: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,16 +91,18 @@ def simulated_errors(skill: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return debiased, plain
 
 
-def test_the_error_of_a_perfectly_calibrated_model_is_centred_near_0_and_the_plain_one_is_not() -> None:
+def test_the_error_of_a_perfectly_calibrated_model_is_near_0_and_the_plain_one_is_not() -> None:
     debiased, plain = simulated_errors(skill=1.0, seed=1)
-    assert plain.mean() > 0.05
-    assert abs(debiased.mean()) < 0.3 * plain.mean()
-    assert np.mean(debiased < 0) == pytest.approx(0.5, abs=0.2)
+    assert plain.mean() > 0.045
+    assert abs(debiased.mean()) < plain.mean() / 2.5
+    assert abs(debiased.mean()) < debiased.std()
+    assert np.quantile(debiased, 0.25) < 0.01
 
 
-def test_what_is_taken_off_the_error_of_a_badly_calibrated_model_is_small() -> None:
-    debiased, _ = simulated_errors(skill=0.8, seed=2)
-    assert debiased.mean() == pytest.approx(0.75 * 0.2, abs=0.01)
+@pytest.mark.parametrize("skill", [0.95, 0.8])
+def test_the_error_of_a_badly_calibrated_model_keeps_its_size(skill: float) -> None:
+    debiased, _ = simulated_errors(skill=skill, seed=2)
+    assert debiased.mean() == pytest.approx(0.75 * (1 - skill), abs=0.004)
 
 
 def test_a_resample_has_the_noise_of_the_items_and_its_own_taken_off() -> None:

@@ -108,7 +108,7 @@ def test_a_language_model_is_told_in_nats_and_by_its_gap() -> None:
     assert f"+{gap.difference.value:.3f} ±0.013 worst" in text
     for absent in ("Reliability", "keeps least", "flips lost", "missed most", "Out of scope"):
         assert absent not in text
-    for present in ("perplexity", "bits per byte (bits)", "loss minus teacher's", "loss: worse than on dialogues by"):
+    for present in ("perplexity", "bits per byte", "loss minus teacher's", "loss: worse than on dialogues by"):
         assert present in text
 
 

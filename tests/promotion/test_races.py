@@ -20,7 +20,8 @@ from stillhouse.promotion.reconcile import reconcile
 from stillhouse.promotion.rollback import roll_back
 from stillhouse.store import ObjectStore, open_store
 
-RACES = 200
+RACES = 100
+"""Of threads, and as many of processes, on each kind of store."""
 RACES_PER_LEDGER = 5
 
 
@@ -117,22 +118,22 @@ def test_of_racing_threads_one_wins_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_200_races_of_threads_on_one_machine(tmp_path: Path) -> None:
+def test_races_of_threads_on_one_machine(tmp_path: Path) -> None:
     run_threads(f"file://{tmp_path / 'store'}", tmp_path, promoters=8, races=RACES)
 
 
 @pytest.mark.slow
-def test_200_races_of_processes_on_one_machine(tmp_path: Path) -> None:
+def test_races_of_processes_on_one_machine(tmp_path: Path) -> None:
     run_processes(f"file://{tmp_path / 'store'}", tmp_path, promoters=4, races=RACES)
 
 
 @pytest.mark.slow
-def test_200_races_of_threads_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+def test_races_of_threads_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     run_threads(f"{bucket}/threads", tmp_path, promoters=4, races=RACES)
 
 
 @pytest.mark.slow
-def test_200_races_of_processes_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+def test_races_of_processes_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     run_processes(f"{bucket}/processes", tmp_path, promoters=3, races=RACES)
 
 

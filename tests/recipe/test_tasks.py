@@ -9,6 +9,7 @@ from stillhouse.recipe import Recipe, RecipeError, parse_recipe
 
 HERE = Path("/recipes")
 HIDDEN = {"kind": "hidden"}
+PATH = {"kind": "path", "path": "other"}
 
 
 def parsed(document: dict[str, Any], task: str, **sections: dict[str, Any]) -> Recipe:
@@ -49,6 +50,19 @@ def test_labels_are_for_classifiers_alone(document: dict[str, Any]) -> None:
         ),
         ("text-classification", {"distillation": {"features": [HIDDEN, HIDDEN]}}, "each kind at most once"),
         ("text-classification", {"student": {"layers": None}}, "give layers, a source, an architecture or lora"),
+        ("text-classification", {"preflight": {"assistants": [3]}}, "they need teacher.finetune"),
+        ("text-classification", {"preflight": {"assistants": [3, 3]}}, "assistants must be distinct"),
+        ("text-classification", {"preflight": {"student_layers": [0]}}, "student_layers must be distinct"),
+        (
+            "text-classification",
+            {"student": {"layers": None, "lora": {}}, "preflight": {"student_layers": [1]}},
+            "preflight.student_layers needs a student with layers",
+        ),
+        (
+            "text-classification",
+            {"preflight": {"teachers": [{"name": "teacher", "licence": "MIT", "source": PATH}]}},
+            "teachers need distinct names",
+        ),
         (
             "text-classification",
             {"student": {"layers": 1, "architecture": {"hidden_size": 8}}},

@@ -1,6 +1,7 @@
 """The capacity-gap preflight: its arithmetic on planted figures, its probes on a workflow in miniature."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from tiny import write_teacher, write_workflow
-from tiny_language import save, texts, tiny_causal, tiny_masked, tiny_tokenizer
+from tiny_language import WORDS, save, texts, tiny_causal, tiny_masked, tiny_tokenizer
 
 from stillhouse.contract import (
     ConfigurationError,
@@ -306,6 +307,7 @@ def objects(store: ObjectStore) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.keys("")}
 
 
+@pytest.mark.slow
 def test_stopped_and_run_again_it_foretells_the_same_and_repeats_no_finished_probe(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tiny, assistants=[3])
     whole, cut = open_store(str(tmp_path / "whole")), open_store(str(tmp_path / "cut"))
@@ -371,6 +373,7 @@ def test_another_candidate_costs_its_own_probes_alone(
     assert list(prediction.choice.advantages) == ["other"]
 
 
+@pytest.mark.slow
 def test_a_damaged_probe_is_done_again(tiny: Path, tmp_path: Path) -> None:
     recipe, store = recipe_of(tiny), open_store(str(tmp_path / "store"))
     before = preflight(recipe, store=store, work=tmp_path / "work")
@@ -384,6 +387,7 @@ def test_a_damaged_probe_is_done_again(tiny: Path, tmp_path: Path) -> None:
     assert sum(doing.endswith("learns, kd") for doing in done) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
 def test_a_language_model_of_random_weights_is_told_from_a_teacher(tmp_path: Path, task: str) -> None:
     masked = task == "masked-lm"
@@ -392,7 +396,6 @@ def test_a_language_model_of_random_weights_is_told_from_a_teacher(tmp_path: Pat
     rows = texts(200)
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows["text"]))
     table = {"source": {"kind": "path", "path": "texts.jsonl"}, "format": "jsonl", "duplicates": "drop"}
-    training = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3, "max_tokens": 24}
     recipe = parse_recipe(
         {
             "name": "words",
@@ -406,28 +409,20 @@ def test_a_language_model_of_random_weights_is_told_from_a_teacher(tmp_path: Pat
             "teacher": {"source": {"kind": "path", "path": "teacher"}, "licence": "CC0-1.0"},
             "student": {"layers": 1},
             "distillation": {"alpha": 0.5, "temperature": 1.0},
-            "training": training,
-            "preflight": {"rows": 100, "items": 30, "epochs": 2},
+            "training": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "max_tokens": 24},
+            "preflight": {"rows": 100, "items": 30},
             "gate": {"policy": "policy.yaml"},
             "promotion": {"model": "words"},
         },
         base=tmp_path,
     )
-    store = open_store(str(tmp_path / "store"))
-    own = preflight(recipe, store=store, work=tmp_path / "work").own
+    own = preflight(recipe, store=open_store(str(tmp_path / "store")), work=tmp_path / "work").own
     assert own.outlook == "unlikely"
     assert "guessing by frequency" in (own.problem or "")
-    # Random weights are worse than frequencies, and a student that saw the texts' pattern is better than the teacher.
+    # The words are equally frequent; random weights are worse than that, and worse than what has learned a little.
+    assert own.scores["guess"].value == pytest.approx(math.log(len(WORDS)), abs=0.15)
     assert own.scores["guess"].value < own.scores["teacher"].value
     assert own.headroom.value < 0
-
-    taught = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"finetune": recipe.training})})
-    learned = preflight(
-        taught.model_copy(update={"preflight": recipe.preflight.model_copy(update={"epochs": None})}),
-        store=store,
-        work=tmp_path / "work",
-    ).own
-    assert learned.scores["teacher"].value < learned.scores["guess"].value
 
 
 def test_its_code_is_named_whole() -> None:

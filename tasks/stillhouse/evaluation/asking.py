@@ -1,6 +1,7 @@
 """Asking one model about the items of one suite: records, whatever the task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -45,10 +46,12 @@ def ask(
     config, training = recipe.evaluation, recipe.training
     limits = {"batch_size": config.batch_size, "max_tokens": training.max_tokens}
     model, tokenizer = timed.model, timed.tokenizer
-    try:
-        if recipe.task == "text-classification":
+    if recipe.task == "text-classification":
+        with _named(name, suite):
             predictions = predict(model, tokenizer, list(rows["text"]), **limits, on_progress=on_progress)
-            return score(name, suite, rows, predictions)
+        return score(name, suite, rows, predictions)
+    answers = None
+    with _named(name, suite):
         documents = documents_of(
             recipe.task,
             tokenizer,
@@ -58,7 +61,6 @@ def ask(
             seed=config.seed,
         )
         found = likelihoods(model, tokenizer, documents, **limits, on_progress=on_progress)
-        answers = None
         if config.generation:
             answers = right_answers(
                 model,
@@ -69,6 +71,13 @@ def ask(
                 batch_size=config.batch_size,
                 seed=config.seed,
             )
-        return score_language(name, suite, rows, documents, found, answers)
+    return score_language(name, suite, rows, documents, found, answers)
+
+
+@contextmanager
+def _named(model: str, suite: str) -> Iterator[None]:
+    """Say of what is refused whose it is."""
+    try:
+        yield
     except DataRejected as error:
-        raise DataRejected(f"model {name} on suite {suite}: {error}") from error
+        raise DataRejected(f"model {model} on suite {suite}: {error}") from error

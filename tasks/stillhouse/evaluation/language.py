@@ -1,9 +1,8 @@
 """Language models: per-item records of their loss, and what the statistics make of them.
 
-Models are compared by ``nll``, the mean loss per target token. That is a fair comparison only while all models have the
-same target tokens. Where one has others (a champion with another tokenizer), every suite of the run is compared by
-``bits_per_byte`` instead, and that model has no figure per token. Masked models have no such way out: which tokens are
-hidden depends on the tokenizer, so they are refused.
+Models are compared by ``nll``, the mean loss per target token: a fair comparison only while all have the same target
+tokens. A champion with another tokenizer is refused. Comparing by ``bits_per_byte`` would be possible, but the margins
+of policies are in nats per token, and reading them as bits per byte would make them some three times as wide.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 
 ITEMS, TARGETS, HITS, LOSS, BYTES, GREEDY, RIGHT, SAMPLES = range(8)
 """Columns of a block."""
+
+MAX_LOSS = 700.0
+"""Nats per token beyond which a perplexity is no float any more, and the model no model."""
 
 
 def score_language(
@@ -90,43 +92,32 @@ def read_blocks(records: pa.Table, suite: str, models: Sequence[str], config: Ev
     """Prepare the records of one suite for the statistics.
 
     Args:
-        records: Of all models on all suites of the run; which metric compares them depends on all of them.
+        records: Of all models, on this suite and maybe others.
         suite: Name of the suite.
         models: The teacher first.
         config: Not read: no metric of a language model depends on it.
 
     Raises:
-        DataRejected: A model lacks items, has some twice, has losses that are no numbers, has no target at all, or
-            has other tokens than the teacher and no bytes to compare by.
+        DataRejected: A model lacks items, has some twice, has losses that are no numbers or absurd, has no target at
+            all, or has other target tokens than the teacher.
     """
     aligned = aligned_rows(records, suite, models)
     teacher = aligned[models[0]]
     blocks: dict[str, Block] = {}
     for model, rows in aligned.items():
         where = f"model {model} on suite {suite}"
-        per_token = _share_tokens(records, (models[0], model))
-        if not per_token and rows["num_bytes"].null_count:
+        if not rows["targets"].equals(teacher["targets"]):
             raise DataRejected(
-                f"{where}: it has other target tokens than the teacher, so their losses can't be compared; use models "
-                "of one tokenizer, or another promotion.model for those of a new one"
+                f"{where}: it has other target tokens than the teacher, so losses per token can't be compared; use "
+                "models of one tokenizer, and another promotion.model for those of a new one"
             )
-        blocks[model] = _block(rows, where, per_token=per_token)
+        blocks[model] = _block(rows, where)
     return SuiteBlocks(
-        metric="nll" if _share_tokens(records, models) else "bits_per_byte",
-        ids_N=strings(teacher["item_id"]),
-        groups_N=strings(teacher["group"]),
-        models=blocks,
+        metric="nll", ids_N=strings(teacher["item_id"]), groups_N=strings(teacher["group"]), models=blocks
     )
 
 
-def _share_tokens(records: pa.Table, models: Sequence[str]) -> bool:
-    """Tell whether on each item of each suite these models have as many targets."""
-    own = records.filter(pc.field("model").isin(list(models)))
-    spread = own.group_by(["suite", "item_id"]).aggregate([("targets", "min"), ("targets", "max")])
-    return bool(pc.all(pc.equal(spread["targets_min"], spread["targets_max"])).as_py())
-
-
-def _block(rows: pa.Table, where: str, *, per_token: bool) -> Block:
+def _block(rows: pa.Table, where: str) -> Block:
     losses_N = rows["loss"].to_numpy()
     if bad := int((~np.isfinite(losses_N)).sum()):
         raise DataRejected(f"{where}: losses of {bad} of {rows.num_rows} items are NaN or infinite; retrain it")
@@ -142,9 +133,13 @@ def _block(rows: pa.Table, where: str, *, per_token: bool) -> Block:
         columns_NK[:, column] = rows[name].to_numpy()
     if not columns_NK[:, TARGETS].any() or (coded and not columns_NK[:, BYTES].any()):
         raise DataRejected(f"{where}: no item has a token to predict; give longer texts")
-    metrics: dict[Metric, Callable[[Floats], Floats]] = {}
-    if per_token:
-        metrics |= {"nll": _nll, "perplexity": lambda sums_RK: np.exp(_nll(sums_RK)), "accuracy": _accuracy}
+    if (mean := losses_N.sum() / columns_NK[:, TARGETS].sum()) > MAX_LOSS:
+        raise DataRejected(f"{where}: {mean:.0f} nats of loss per token; its weights are broken, look at its training")
+    metrics: dict[Metric, Callable[[Floats], Floats]] = {
+        "nll": _nll,
+        "perplexity": _perplexity,
+        "accuracy": lambda sums_RK: _ratio(sums_RK, HITS, TARGETS),
+    }
     if coded:
         metrics["bits_per_byte"] = lambda sums_RK: _ratio(sums_RK, LOSS, BYTES) / (UNIT * np.log(2))
     if answered:
@@ -166,8 +161,10 @@ def _nll(sums_RK: Floats) -> Floats:
     return _ratio(sums_RK, LOSS, TARGETS) / UNIT
 
 
-def _accuracy(sums_RK: Floats) -> Floats:
-    return _ratio(sums_RK, HITS, TARGETS)
+def _perplexity(sums_RK: Floats) -> Floats:
+    # Resamples of an extreme item are left out with the undefined ones.
+    with np.errstate(over="ignore"):
+        return np.exp(_nll(sums_RK))
 
 
 def _ratio(sums_RK: Floats, top: int, bottom: int) -> Floats:

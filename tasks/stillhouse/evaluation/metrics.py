@@ -8,6 +8,7 @@ the same on every machine.
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import erf
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -79,13 +80,14 @@ def ece(sums_RB: Floats) -> Floats:
     """Expected calibration error over bins of equal mass, less what noise alone is expected to add.
 
     The plain figure is the mass-weighted mean of the bins' absolute gaps between confidence and accuracy (Naeini et al.
-    2015; equal mass: Nixon et al. 2019). A gap counts whatever its sign, so noise never cancels and a perfectly
+    2015; equal mass: Nixon et al. 2019). A gap counts whatever its sign, so noise never cancels, and a perfectly
     calibrated model seems off. With ``g_b`` the gap of bin b, ``w_b`` its share of the items, ``n_b`` their number and
-    ``a_b`` its accuracy, the noise of a gap has the variance ``s_b = a_b (1 - a_b) / (n_b - 1)``, and
-    ``t = sum_b w_b (g_b^2 - s_b)`` is the debiased squared calibration error (Bröcker 2012; Kumar et al. 2019, section
-    5). Were the true gaps normal with variance t, the mean absolute gap would be ``sqrt(2 t / pi)`` without the noise
-    and ``sum_b w_b sqrt(2 (t + s_b) / pi)`` with it. The difference is subtracted. (The correction of Kumar et al. for
-    absolute gaps takes each bin's gap at face value, and removes less than half of the bias of a calibrated model.)
+    ``a_b`` its accuracy, the noise of the gap has the variance ``s_b = a_b (1 - a_b) / (n_b - 1)``. Take the true gaps
+    for draws from a normal distribution: its mean is ``m = sum_b w_b g_b``, and its variance is that of the gaps without
+    their noise, ``t = sum_b w_b (g_b - m)^2 - sum_b w_b (1 - w_b) s_b``, at least 0 (so Bröcker 2012 and Kumar et al.
+    2019, section 5, debias the squared error). Then ``sum_b w_b (F(m, t + s_b) - F(m, t))`` is what the noise adds to
+    the mean absolute gap, F being the mean of a folded normal distribution; it is subtracted. (The correction of Kumar
+    et al. for absolute gaps takes each bin's gap at face value, and leaves a calibrated model most of its bias.)
 
     The bins are those of the observed items and stay where they are in resamples. A resample carries the noise of the
     observed items and its own on top; both are subtracted. Items count as independent: where they share sources the
@@ -104,7 +106,21 @@ def ece(sums_RB: Floats) -> Floats:
     noise_RB = accuracies_RB * (1 - accuracies_RB) / np.maximum(counts_RB - 1, 1)
     noise_RB[1:] += noise_RB[0]
     shares_RB = counts_RB / counts_RB.sum(axis=1, keepdims=True)
-    spread_R1 = np.maximum((shares_RB * (gaps_RB**2 - noise_RB)).sum(axis=1, keepdims=True), 0)
-    excess_RB = np.sqrt(2 / np.pi) * (np.sqrt(spread_R1 + noise_RB) - np.sqrt(spread_R1))
-    errors_R: Floats = (shares_RB * (np.abs(gaps_RB) - excess_RB)).sum(axis=1)
+    mean_R = (shares_RB * gaps_RB).sum(axis=1)
+    scatter_RB = (gaps_RB - mean_R[:, None]) ** 2 - (1 - shares_RB) * noise_RB
+    spread_R = np.maximum((shares_RB * scatter_RB).sum(axis=1), 0)
+    with_noise_RB = folded_mean(mean_R[:, None], spread_R[:, None] + noise_RB)
+    errors_R: Floats = (shares_RB * (np.abs(gaps_RB) - with_noise_RB)).sum(axis=1) + folded_mean(mean_R, spread_R)
     return errors_R
+
+
+def folded_mean(mean: Floats, variance: Floats) -> Floats:
+    """Mean of the absolute value of a normal variable (Leone et al. 1961), for arrays of any one shape."""
+    deviation = np.sqrt(variance)
+    steepness = np.abs(mean) / np.where(variance > 0, deviation, 1)
+    folded: Floats = np.where(
+        variance > 0,
+        deviation * np.sqrt(2 / np.pi) * np.exp(-(steepness**2) / 2) + np.abs(mean) * erf(steepness / np.sqrt(2)),
+        np.abs(mean),
+    )
+    return folded

@@ -54,7 +54,7 @@ TERM_TITLES = {
 """By term of the loss, in the order of the plots."""
 
 DIGITS: dict[Metric, int] = {"perplexity": 2}
-UNITS: dict[Metric, str] = {"nll": "nats", "kl": "nats", "bits_per_byte": "bits"}
+UNITS: dict[Metric, str] = {"nll": "nats", "kl": "nats"}
 NOTHING = "—"
 
 

@@ -71,7 +71,7 @@ def loss_curves(histories: Mapping[str, TrainingHistory]) -> dict[str, Figure]:
 
 
 def _loss_curve(histories: Mapping[str, TrainingHistory], term: str) -> Figure:
-    figure, ax = _figure(height=2.7, width=0.8 * WIDTH)
+    figure, ax = _figure(height=2.4, width=0.7 * WIDTH)
     for arm, history in histories.items():
         curve = [
             (point.step, point.loss if term == "loss" else point.terms[term])

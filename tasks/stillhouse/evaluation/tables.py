@@ -182,7 +182,7 @@ def suites_table(summary: EvaluationSummary) -> Table:
         )
         models = (_estimate(suite.score(model), suite.metric) for model in summary.models)
         rows.append(Row(cells=(_suite(suite), *models, kept)))
-    if summary.mean_retention is not None:
+    if summary.mean_retention is not None and len(summary.retention) > 1:
         blanks = [Cell(text="")] * len(summary.models)
         mean = Cell(text=phrases.half_width_percent(summary.mean_retention))
         rows.append(Row(cells=(Cell(text="mean of the shares", detail="every suite counts alike"), *blanks, mean)))

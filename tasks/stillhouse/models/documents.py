@@ -117,7 +117,7 @@ def documents_of(
         documents = causal_documents(tokenizer, ids, texts, prompts, max_tokens=max_tokens)
     documents = [document for document in documents if len(document.targets_P)]
     if not documents:
-        raise DataRejected("no text of the training set has a token to predict; check the data section of the recipe")
+        raise DataRejected("no text of the set has a token to predict; check the data section of the recipe")
     return documents
 
 

@@ -17,7 +17,7 @@ from stillhouse.contract import ConfigurationError, DataRejected, Progress
 from stillhouse.models.documents import Document
 from stillhouse.models.encoding import length_buckets
 from stillhouse.models.heads import vocabulary_size
-from stillhouse.models.likelihood import texts_progress
+from stillhouse.models.predicting import texts_progress
 
 Tokens = npt.NDArray[np.int32]
 

@@ -15,6 +15,7 @@ from stillhouse.models.documents import Document
 from stillhouse.models.encoding import check_max_tokens, encode, length_buckets, pad_batch
 from stillhouse.models.heads import OutputHead, check_head, head_states, output_head, vocabulary_size
 from stillhouse.models.layers import is_causal
+from stillhouse.models.predicting import texts_progress
 
 LOGITS_AT_A_TIME = 1 << 23
 """32 MiB in float32."""
@@ -128,14 +129,6 @@ def last_logits(
     if bad := int((~np.isfinite(logits_NV)).any(axis=1).sum()):
         raise DataRejected(f"the model gave NaN or infinite logits for {bad} of {len(ids)} texts; check its weights")
     return logits_NV
-
-
-def texts_progress(done: int, total: int, seconds: float) -> Progress:
-    """Return how far a job is that counts texts, from how long it took so far."""
-    rate = done / max(seconds, 1e-9)
-    return Progress(
-        done=done, total=total, unit="texts", rate=rate, rate_unit="texts", seconds_left=(total - done) / rate
-    )
 
 
 def _judge(

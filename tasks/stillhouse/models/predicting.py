@@ -71,7 +71,7 @@ def predict(
                     states[index] = hidden_BTD[row, : len(encoded.ids[index])].copy()
             done += len(batch)
             if on_progress:
-                on_progress(_progress(done, len(texts), time.monotonic() - started))
+                on_progress(texts_progress(done, len(texts), time.monotonic() - started))
     if not np.isfinite(logits_NC).all():
         count = int((~np.isfinite(logits_NC)).any(axis=1).sum())
         raise DataRejected(
@@ -85,7 +85,8 @@ def predict(
     )
 
 
-def _progress(done: int, total: int, seconds: float) -> Progress:
+def texts_progress(done: int, total: int, seconds: float) -> Progress:
+    """Return how far a job is that counts texts, from how long it took so far."""
     rate = done / max(seconds, 1e-9)
     return Progress(
         done=done, total=total, unit="texts", rate=rate, rate_unit="texts", seconds_left=(total - done) / rate

@@ -32,9 +32,8 @@ def find_run(store: ObjectStore, name: str) -> str:
         known = ", ".join(list(_runs(store))[-3:]) or "none"
         raise ConfigurationError(f"no run '{name}' in {store.root}; the last by name: {known}")
     if len(found) > 1:
-        raise ConfigurationError(
-            f"'{name}' begins {len(found)} runs; write more of one: {', '.join(list(found)[:3])} …"
-        )
+        some = ", ".join(list(found)[:3])
+        raise ConfigurationError(f"'{name}' begins {len(found)} runs; write more of one, such as {some}")
     return next(iter(found))
 
 

@@ -194,7 +194,12 @@ class Registry:
             IntegrityError: The server has the version and not its files.
         """
         with server_errors_explained(self._uri):
-            place = self._place(model_name, version)
+            # By the place of the files: ``models:/`` is looked up at MLflow's global registry, whatever is given.
+            place = self._client.get_model_version_download_uri(model_name, str(version))
+            if not mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=self._uri):
+                raise IntegrityError(
+                    f"models:/{model_name}/{version} at {self._uri} has no files; delete it, then promote again"
+                )
             downloaded = mlflow.artifacts.download_artifacts(
                 artifact_uri=place, dst_path=str(folder), tracking_uri=self._uri
             )
@@ -231,7 +236,7 @@ class Registry:
         """Check a version's files, and its signature if there are keys, and let it predict, all in a fresh process.
 
         Raises:
-            IntegrityError: It does not load, does not predict, holds more than data, has no files or others than were
+            IntegrityError: It does not load, does not predict, holds more than data, has other files than were
                 registered, or is not signed by the deployment's key.
             ConfigurationError: There is no such version.
             TryAgain: Its files can't be had now, or the process was killed.
@@ -252,9 +257,7 @@ class Registry:
             raise TryAgain(f"{uri} did not load back within {_LOAD_BACK_SECONDS} s; run again") from None
         reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message").strip()
         if done.returncode == ExitCode.TRY_AGAIN:
-            self.tags(model_name, version)
-            with server_errors_explained(self._uri):
-                self._place(model_name, version)
+            self.tags(model_name, version)  # says so if the server is away, or has no such version
         if done.returncode == ExitCode.TRY_AGAIN or done.returncode < 0:
             raise TryAgain(f"{uri} could not be loaded back ({reason}); run again")
         if done.returncode:
@@ -265,15 +268,6 @@ class Registry:
     def _find(self, model_name: str, sha256: str) -> int | None:
         versions = self._client.search_model_versions(f"name = '{model_name}' and tags.`{DIGEST_TAG}` = '{sha256}'")
         return min((int(version.version) for version in versions), default=None)
-
-    def _place(self, model_name: str, version: int) -> str:
-        """Return where the files of a version are. ``models:/`` is looked up at MLflow's global registry instead."""
-        place = str(self._client.get_model_version_download_uri(model_name, str(version)))
-        if not mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=self._uri):
-            raise IntegrityError(
-                f"models:/{model_name}/{version} at {self._uri} has no files; delete it, promote again"
-            )
-        return place
 
     def _tags(self, model_name: str, version: int) -> dict[str, str]:
         tags = self._client.get_model_version(model_name, str(version)).tags

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from stillhouse.contract import ConfigurationError, DataRejected, IntegrityError, sha256_of
 from stillhouse.promotion.ledger import Ledger
@@ -82,9 +83,10 @@ def verify_model(
 def print_checks(uri: str, checks: list[Check]) -> None:
     """Print a short table."""
     marks = {True: "[green]✓", False: "[red]✗", None: "[dim]–"}
-    table = Table("", "", "", box=None, show_header=False, padding=(0, 1), title=uri, title_justify="left")
+    table = Table("", "", Column(overflow="fold"), box=None, show_header=False, padding=(0, 1), title=escape(uri))
+    table.title_justify = "left"
     for check in checks:
-        table.add_row(marks[check.outcome], check.subject, check.detail)
+        table.add_row(marks[check.outcome], check.subject, escape(check.detail))
     Console().print(table)
 
 

@@ -62,8 +62,9 @@ class PromotionApproval(ApprovalOperator):
             raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI to promote")
         if promotion.approval == "auto":
             self.log.info("the recipe approves by itself (promotion.approval: auto), decision %s", decision.digest)
-            return _approval(decision.digest, mode="auto", by=AUTOMATIC, at=datetime.now(UTC))
-        self._refuse_strangers(context, promotion)
+            return _approval(context, decision.digest, mode="auto", by=AUTOMATIC, at=datetime.now(UTC))
+        if promotion.approval == "two-person":
+            _check_trigger(context)
         self.subject = f"Promote to {promotion.model}@champion? Decision {decision.digest[:12]}"
         self.body = _question(
             read_artifact(result.outputs["card"]).decode(),
@@ -91,22 +92,17 @@ class PromotionApproval(ApprovalOperator):
         if _decision(context)[1].digest != shown_sha256:
             raise DataRejected("the decision changed after it was shown; clear this task to ask again")
         answer = super().execute_complete(context, event)
-        user = answer["responded_by_user"]
-        name, identity = (_of(user, "name"), _of(user, "id")) if user else (None, None)
-        by = name or identity or TIMED_OUT
+        names = _names(answer["responded_by_user"])
         approved = answer["chosen_options"] == [self.APPROVE]
-        trigger = triggered_by(context)
         if approved and promotion.approval == "two-person":
-            if any(same_person(known, trigger) for known in (name, identity) if known):
-                raise NotPermitted(
-                    f"{by} triggered this run and can't approve it (promotion.approval: two-person); clear this task "
-                    "and let another person answer"
-                )
-            if not user:
-                raise NotPermitted("nobody is named as who approved; clear this task and answer as a known user")
-        mode = promotion.approval
+            _check_second_person(names, triggered_by(context))
         return _approval(
-            shown_sha256, mode=mode, by=by, at=answer["responded_at"], approved=approved, triggered_by=trigger
+            context,
+            shown_sha256,
+            mode=promotion.approval,
+            by=names[0] if names else TIMED_OUT,
+            at=answer["responded_at"],
+            approved=approved,
         )
 
     def _promotion(self, context: Context) -> PromotionConfig:
@@ -117,14 +113,6 @@ class PromotionApproval(ApprovalOperator):
             raise NotPermitted("the recipe asks for two persons (promotion.approval); a run can't ask for less")
         return promotion
 
-    def _refuse_strangers(self, context: Context, promotion: PromotionConfig) -> None:
-        run_type = getattr(context["dag_run"].run_type, "value", context["dag_run"].run_type)
-        if promotion.approval == "two-person" and run_type in _BY_PEOPLE and triggered_by(context) is None:
-            raise NotPermitted(
-                "Airflow does not say who triggered this run, so nobody can be the second person; trigger it in the UI "
-                "or by the REST API, as a known user"
-            )
-
 
 def triggered_by(context: Context) -> str | None:
     """Return who triggered the run; None if no person did, or none that Airflow knows."""
@@ -132,9 +120,31 @@ def triggered_by(context: Context) -> str | None:
     return str(name) if name else None
 
 
-def _of(user: Any, field: str) -> str | None:
-    found = user.get(field) if isinstance(user, Mapping) else getattr(user, field, None)
-    return str(found) if found else None
+def _check_trigger(context: Context) -> None:
+    run_type = context["dag_run"].run_type
+    if triggered_by(context) is None and getattr(run_type, "value", run_type) in _BY_PEOPLE:
+        raise NotPermitted(
+            "Airflow does not say who triggered this run, so nobody can be the second person; trigger it in the UI or "
+            "by the REST API, as a known user"
+        )
+
+
+def _names(user: Any) -> list[str]:
+    """Return the name and the id of the user who answered, or nothing if nobody did."""
+    if user is None:
+        return []
+    found = [user.get(field) if isinstance(user, Mapping) else getattr(user, field, None) for field in ("name", "id")]
+    return [str(name) for name in found if name]
+
+
+def _check_second_person(names: list[str], trigger: str | None) -> None:
+    if not names:
+        raise NotPermitted("Airflow does not say who approved; clear this task and answer as a known user")
+    if any(same_person(name, trigger) for name in names):
+        raise NotPermitted(
+            f"{names[0]} triggered this run and can't approve it (promotion.approval: two-person); clear this task and "
+            "let another person answer"
+        )
 
 
 def _decision(context: Context) -> tuple[StageResult, Decision]:
@@ -143,13 +153,7 @@ def _decision(context: Context) -> tuple[StageResult, Decision]:
 
 
 def _approval(
-    decision_sha256: str,
-    *,
-    mode: str,
-    by: str,
-    at: datetime,
-    approved: bool = True,
-    triggered_by: str | None = None,
+    context: Context, decision_sha256: str, *, mode: str, by: str, at: datetime, approved: bool = True
 ) -> dict[str, Any]:
     return {
         "decision_sha256": decision_sha256,
@@ -157,7 +161,7 @@ def _approval(
         "approved": approved,
         "by": by,
         "at": at.isoformat(),
-        "triggered_by": triggered_by,
+        "triggered_by": triggered_by(context),
     }
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, Context, CronTriggerTimetable, Param, task
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, BaseOperator, Context, CronTriggerTimetable, Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from stillhouse.orchestration.airflow.dag import FIRST_RETRY, LAST_RETRY, START
@@ -180,15 +181,15 @@ def _reconcile_dag(models: list[str]) -> DAG:
         },
         **_COMMON,
     )
-    with dag:
-        reconciled = ReconcileOperator.partial(
-            task_id="reconcile", doc_md=RECONCILE_DOC, map_index_template="{{ task.model }}", **_TRIES
-        )
-        reconciled.expand(model=_chosen_models())
+    chosen = PythonOperator(
+        dag=dag, task_id="models", python_callable=chosen_models, doc_md="Reads the run's parameter `models`."
+    )
+    ReconcileOperator.partial(
+        dag=dag, task_id="reconcile", doc_md=RECONCILE_DOC, map_index_template="{{ task.model }}", **_TRIES
+    ).expand(model=chosen.output)
     return dag
 
 
-@task(task_id="models")
-def _chosen_models(params: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the models of this run."""
-    return list((params or {})["models"])
+def chosen_models(params: Mapping[str, Any]) -> list[str]:
+    """Return the registered models that a run of ``stillhouse_reconcile`` is about."""
+    return list(params["models"])
