@@ -191,12 +191,14 @@ def _block(
         add_ece("ece_scaled", scale(scores.probabilities_NC, temperature).max(axis=1))
     add_mean("brier", squared_distances(scores.probabilities_NC, labels_N))
     add_mean("nll", truth.losses_N)
-    if teacher is not None:
-        same_N = scores.predictions_N == teacher.predictions_N
-        proportions["agreement"] = (int(same_N.sum()), num_items)
-        metrics["agreement"] = partial(_share_of, add(same_N[:, None].astype(np.float64)))
-        add_mean("kl", kl_div(teacher.probabilities_NC, np.maximum(scores.probabilities_NC, SMALLEST)).sum(axis=1))
-        add_mean("overlap", 1 - np.abs(teacher.probabilities_NC - scores.probabilities_NC).sum(axis=1) / 2)
+    # The teacher has these columns too, though not the metrics: all models of a suite have one layout.
+    reference = teacher or scores
+    same_N = scores.predictions_N == reference.predictions_N
+    add_share("agreement", same_N)
+    add_mean("kl", kl_div(reference.probabilities_NC, np.maximum(scores.probabilities_NC, SMALLEST)).sum(axis=1))
+    add_mean("overlap", 1 - np.abs(reference.probabilities_NC - scores.probabilities_NC).sum(axis=1) / 2)
+    if teacher is None:
+        del metrics["agreement"], metrics["kl"], metrics["overlap"], proportions["agreement"]
     return Block(
         columns_NK=np.hstack(columns),
         metrics=metrics,

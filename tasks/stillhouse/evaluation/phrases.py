@@ -111,10 +111,15 @@ def worst_sentence(summary: EvaluationSummary) -> str:
     """Name the suite on which the candidate stands worst against its teacher; empty if nothing was compared."""
     kept, gap = worst_kept(summary), worst_gap(summary)
     if kept:
-        return f"It keeps least on {kept[0]}: {percent(kept[1])} {percent_interval(kept[1])} of the teacher's."
+        where = "least on" if len(summary.retention) > 1 else "on"
+        return f"It keeps {where} {kept[0]}: {percent(kept[1])} {percent_interval(kept[1])} of the teacher's."
     if gap:
-        what = metric_title(_metric_of(summary, gap[0]))
-        return f"It is furthest behind on {gap[0]}: {what} {signed(gap[1])} {interval(gap[1])} against the teacher's."
+        metric = _metric_of(summary, gap[0])
+        side = "ahead" if (gap[1].value > 0) == (METRICS[metric].better == "higher") else "behind"
+        if len(gaps(summary)) > 1:
+            side = "least ahead" if side == "ahead" else "furthest behind"
+        figures = f"{metric_title(metric)} {signed(gap[1])} {interval(gap[1])}"
+        return f"It is {side} on {gap[0]}: {figures} against the teacher's."
     return ""
 
 

@@ -145,6 +145,7 @@ CATALOG: dict[StageName, StageSpec] = {
             code=(
                 "promotion.gate",
                 "promotion.policy",
+                "promotion.rules",
                 "data.report",
                 "data.prepare",
                 "data.tables",
@@ -159,14 +160,21 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="promote",
             reads=_reads("promotion", "data", "teacher"),
-            code=("promotion", "tracking"),
+            code=("promotion", "tracking", "models"),
             distributions=("mlflow",),
             reusable=False,
         ),
         StageSpec(
             name="announce",
             reads=_reads("name"),
-            code=("tracking", "stages.publishing", "stages.records", "stages.catalog"),
+            code=(
+                "tracking",
+                "evaluation.headline",
+                "evaluation.phrases",
+                "stages.publishing",
+                "stages.records",
+                "stages.catalog",
+            ),
             distributions=("mlflow",),
             reusable=False,
             tracked=False,
