@@ -23,5 +23,5 @@ lock() {
     mv "$out.tmp" "$out"
 }
 
-lock infra/locks/test.lock build airflow ml dev
+lock infra/locks/test.lock build airflow ml harness dev
 lock infra/locks/run.lock build airflow ml

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules of helpers beside this file
 
@@ -17,6 +18,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 SCRUBBED = ("STILLHOUSE_", "AIRFLOW", "MLFLOW_TRACKING", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT", "AWS_PROFILE")
+
+settings.register_profile("patient", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("patient")
 
 for name in [name for name in os.environ if name.startswith(SCRUBBED)]:
     del os.environ[name]

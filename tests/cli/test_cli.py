@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def stillhouse(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stillhouse", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "questions", "questions-fine"])

@@ -271,3 +271,16 @@ def test_prompted_rows_may_be_held_out_by_a_set_without_prompts(make_table: Make
     config = DataConfig.model_validate({"domain": "d", "train": train, "ood": [{"name": "other", "table": other}]})
     tables = load_tables(config, lambda source: Path(source.path))  # type: ignore[union-attr]
     assert sum(len(tables[name]) for name in ("train", "validation", "test")) == 20
+
+
+@given(label_counts, st.integers(1, 5), st.randoms())
+def test_rows_of_a_group_stay_together(counts: list[int], size: int, random: Any) -> None:
+    frame = _frame(counts)
+    frame["group"] = [f"g{row // size}" for row in range(len(frame))]
+    sets = split({"train": frame}, SPLITS)
+    places = {group: name for name, part in sets.items() for group in part["group"]}
+    assert sum(part["group"].nunique() for part in sets.values()) == len(places)
+    assert sorted(_ids(frame)) == sorted(row for part in sets.values() for row in _ids(part))
+    shuffled = frame.sample(frac=1, random_state=random.randint(0, 9))
+    again = split({"train": shuffled}, SPLITS)
+    assert {name: set(_ids(part)) for name, part in again.items()} == {n: set(_ids(p)) for n, p in sets.items()}

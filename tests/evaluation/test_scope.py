@@ -88,13 +88,15 @@ def test_the_summary_has_both_scores_against_the_models_own_in_domain_items() ->
 
 
 def test_the_spread_of_an_auroc_is_that_of_its_two_sets() -> None:
-    """Hanley & McNeil 1982 is close where scores are not too odd."""
-    suite = weather_of(summary_of(foreign_records()))
-    area = suite.models["start"].metrics["auroc_confidence"]
-    a, (n, m) = area.value, (600, 300)
-    q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
-    variance = (a * (1 - a) + (n - 1) * (q1 - a**2) + (m - 1) * (q2 - a**2)) / (n * m)
-    assert area.standard_error == pytest.approx(np.sqrt(variance), rel=0.25)
+    """DeLong et al. 1988: from each item's share of wins."""
+    records, foreign = make_records(), foreign_records()
+    mine = records.filter((pc.field("model") == "start") & (pc.field("suite") == "movies"))
+    theirs = foreign.filter(pc.field("model") == "start")
+    energies_N, energies_L = (table["energy"].to_numpy() for table in (mine, theirs))
+    wins_NL = (energies_N[:, None] > energies_L) + 0.5 * (energies_N[:, None] == energies_L)
+    variance = sum(wins_NL.mean(axis=axis).var(ddof=1) / wins_NL.shape[1 - axis] for axis in (0, 1))
+    area = weather_of(summary_of(foreign, records)).models["start"].metrics["auroc_energy"]
+    assert area.standard_error == pytest.approx(np.sqrt(variance), rel=0.15)
 
 
 def test_models_are_compared_paired_and_without_flips_drops_or_retention() -> None:

@@ -171,7 +171,7 @@ def test_equal_answers_are_never_told_apart_by_swapping() -> None:
 
 
 def test_swapping_tests_at_their_level_what_groups_have_in_common() -> None:
-    """200 simulated suites of 40 groups of 10 equal items, no real difference: 5 % alarms; items alone would give more."""
+    """200 suites of 40 groups of 10 equal items, no real difference: 5 % alarms; single items would give more."""
     rng = np.random.default_rng(5)
     alarms = {"groups": 0, "items": 0}
     for _ in range(200):

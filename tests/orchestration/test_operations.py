@@ -166,12 +166,14 @@ def test_the_command_of_a_rollback_can_not_be_bent_by_its_parameters() -> None:
     assert operator.arguments(context(model="toy", reason="bad", version=3))[-2:] == ("--by=ada", "--to=3")
 
 
+@pytest.mark.slow
 def test_without_a_server_there_is_nothing_to_do(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(AirflowSkipException, match="MLFLOW_TRACKING_URI"):
         ReconcileOperator(task_id="reconcile", model="toy").execute(context(repair=True))
 
 
+@pytest.mark.slow
 def test_a_refused_rollback_fails_with_its_reason(house: House) -> None:
     operator = RollbackOperator(task_id="rollback")
     with pytest.raises(DataRejected, match="does not load back"):  # these versions are hollow
@@ -184,6 +186,7 @@ def test_a_refused_rollback_fails_with_its_reason(house: House) -> None:
     assert house.champion() == "2"
 
 
+@pytest.mark.slow
 def test_an_absent_server_is_tried_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_ports(1)[0]}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -191,6 +194,7 @@ def test_an_absent_server_is_tried_again(house: House, monkeypatch: pytest.Monke
         ReconcileOperator(task_id="reconcile", model=house.name).execute(context(repair=True))
 
 
+@pytest.mark.slow
 def test_reconciliation_tells_by_exit_code_and_words(house: House) -> None:
     operator = ReconcileOperator(task_id="reconcile", model=house.name)
     operator.execute(context(repair=True))
@@ -204,6 +208,7 @@ def test_reconciliation_tells_by_exit_code_and_words(house: House) -> None:
     assert (report["schema_id"], report["status"], report["champion"]) == ("stillhouse/reconcile/1", "inconsistent", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -219,12 +224,14 @@ def test_wrong_commands_end_on_one_line(house: House, arguments: tuple[str, ...]
     assert answer.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_rollback_without_a_reason_is_refused_by_the_command(house: House) -> None:
     answer = house.command("rollback", "toy")
     assert answer.returncode == 2
     assert "--reason" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_rollback_at_the_terminal_settles_an_alias_moved_by_hand(house: House, tmp_path: Path) -> None:
     """Said by the same person with the same reason before it was killed, it goes on: that needs no files here."""
     history = house.ledger.verify()

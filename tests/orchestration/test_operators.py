@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 from stillhouse.contract import (
     DataRejected,
     Decision,
     IntegrityError,
+    NotPermitted,
     StageBug,
     StageResult,
     TryAgain,
@@ -37,6 +39,7 @@ class Run:
         self.run_id = run_id
         self.params = {name.replace("__", "."): value for name, value in params.items()}
         self.xcoms: dict[tuple[str, int], Any] = {}
+        self.dag_run = SimpleNamespace(triggering_user_name="ada", run_type="manual")
 
     def context(self) -> Any:
         def xcom_pull(*, task_ids: str, map_indexes: int = -1) -> Any:
@@ -48,6 +51,7 @@ class Run:
             "params": self.params,
             "dag": SimpleNamespace(dag_id="toy"),
             "run_id": self.run_id,
+            "dag_run": self.dag_run,
         }
 
     def stage(self, task_id: str) -> Any:
@@ -263,8 +267,91 @@ def test_human_approval_shows_the_card_and_is_bound_to_the_decision(
     }
     taken = run.approval().execute_complete(run.context(), answer, shown_sha256=shown)
     assert (taken["by"], taken["approved"], taken["decision_sha256"]) == ("ada", True, shown)
+    assert (taken["mode"], taken["triggered_by"]) == ("human", "ada")
     with pytest.raises(DataRejected, match="ask again"):
         run.approval().execute_complete(run.context(), answer, shown_sha256="0" * 64)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the reviewer is shown."""
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **detail: shown.update(detail)
+    )
+    return shown
+
+
+def two_persons(project: Path, recipe_file: Path, trigger: str | None, run_type: str = "manual") -> Run:
+    run = Run(project, recipe_file, promotion__approval="two-person")
+    run.dag_run = SimpleNamespace(triggering_user_name=trigger, run_type=run_type)
+    run.decided()
+    return run
+
+
+def answered(run: Run, user: dict[str, str] | None, option: str = "Approve") -> dict[str, Any]:
+    with pytest.raises(TaskAwaitingInput) as parked:
+        run.approve()
+    answer = {
+        "chosen_options": [option],
+        "params_input": {},
+        "responded_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "responded_by_user": user,
+    }
+    return run.approval().execute_complete(run.context(), answer, **(parked.value.kwargs or {}))
+
+
+def test_a_second_person_approves(project: Path, recipe_file: Path, asked: dict[str, Any]) -> None:
+    taken = answered(two_persons(project, recipe_file, "ada"), {"id": "2", "name": "bob"})
+    assert (taken["mode"], taken["approved"], taken["by"], taken["triggered_by"]) == ("two-person", True, "bob", "ada")
+    assert "ada triggered this run and can't approve it" in asked["body"]
+
+
+@pytest.mark.parametrize(
+    "user", [{"id": "1", "name": "ada"}, {"id": "ada", "name": "Ada L."}, {"id": "1", "name": "ADA"}]
+)
+def test_the_same_person_does_not(project: Path, recipe_file: Path, asked: Any, user: dict[str, str]) -> None:
+    with pytest.raises(NotPermitted, match="let another person answer"):
+        answered(two_persons(project, recipe_file, "ada"), user)
+
+
+def test_the_same_person_may_reject(project: Path, recipe_file: Path, asked: Any) -> None:
+    taken = answered(two_persons(project, recipe_file, "ada"), {"id": "1", "name": "ada"}, "Reject")
+    assert not taken["approved"]
+
+
+def test_nobodys_answer_is_no_approval(project: Path, recipe_file: Path, asked: Any) -> None:
+    with pytest.raises(NotPermitted, match="does not say who approved"):
+        answered(two_persons(project, recipe_file, "ada"), None)
+    assert not answered(two_persons(project, recipe_file, "ada"), None, "Reject")["approved"]
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "asset_triggered"])
+def test_what_no_person_triggered_needs_one_reviewer(
+    project: Path, recipe_file: Path, asked: dict[str, Any], run_type: str
+) -> None:
+    taken = answered(two_persons(project, recipe_file, None, run_type), {"id": "1", "name": "ada"})
+    assert (taken["mode"], taken["approved"], taken["triggered_by"]) == ("two-person", True, None)
+    assert "Two persons" not in asked["body"]
+
+
+@pytest.mark.parametrize("run_type", ["manual", "backfill"])
+def test_a_run_of_an_unknown_person_has_no_second_one(
+    project: Path, recipe_file: Path, asked: dict[str, Any], run_type: str
+) -> None:
+    with pytest.raises(NotPermitted, match="does not say who triggered this run"):
+        two_persons(project, recipe_file, None, run_type).approve()
+    assert not asked
+
+
+@pytest.mark.parametrize("less", ["auto", "human"])
+def test_a_run_can_not_ask_for_less_than_two_persons(project: Path, recipe_file: Path, less: str) -> None:
+    document = yaml.safe_load(recipe_file.read_text())
+    recipe_file.write_text(yaml.safe_dump(document | {"promotion": {"model": "toy", "approval": "two-person"}}))
+    run = Run(project, recipe_file, promotion__approval=less)
+    run.decided()
+    with pytest.raises(NotPermitted, match="can't ask for less"):
+        run.approve()
 
 
 def test_stage_does_not_see_airflows_secrets(project: Path, recipe_file: Path) -> None:

@@ -1,5 +1,6 @@
 """The capacity-gap preflight: its arithmetic on planted figures, its probes on a workflow in miniature."""
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import grimp
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -307,6 +309,12 @@ def objects(store: ObjectStore) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.keys("")}
 
 
+def tables_of(store: ObjectStore) -> list[tuple[str, pa.Table]]:
+    """Return every finished probe's records, by key."""
+    keys = [key for key in store.keys("") if key.endswith(".parquet")]
+    return [(key, pq.read_table(io.BytesIO(store.get(key)))) for key in keys]
+
+
 @pytest.mark.slow
 def test_stopped_and_run_again_it_foretells_the_same_and_repeats_no_finished_probe(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tiny, assistants=[3])
@@ -345,17 +353,15 @@ def test_the_latest_prediction_is_found_and_whole(probed: tuple[Recipe, Prefligh
     assert prediction.subject == subject_of(recipe)
 
 
-def test_no_test_item_is_read(probed: tuple[Recipe, Preflight, ObjectStore, Path], tmp_path: Path) -> None:
+def test_no_test_item_is_read(probed: tuple[Recipe, Preflight, ObjectStore, Path]) -> None:
     recipe, prediction, store, work = probed
     home = work / "preflight" / recipe.name
     validation = set(load_frozen(home / "validation.parquet")["id"])
     assert sorted(path.name for path in home.glob("*.parquet")) == ["train.parquet", "validation.parquet"]
-    for key in store.keys(""):
-        if key.endswith(".parquet"):
-            store.get_file(key, tmp_path / "records.parquet")
-            items = set(pa.parquet.read_table(tmp_path / "records.parquet")["item_id"].to_pylist())
-            assert items <= validation
-            assert len(items) == prediction.items == 24
+    for _, table in tables_of(store):
+        items = set(table["item_id"].to_pylist())
+        assert items <= validation
+        assert len(items) == prediction.items == 24
 
 
 def test_another_candidate_costs_its_own_probes_alone(
@@ -377,7 +383,7 @@ def test_another_candidate_costs_its_own_probes_alone(
 def test_a_damaged_probe_is_done_again(tiny: Path, tmp_path: Path) -> None:
     recipe, store = recipe_of(tiny), open_store(str(tmp_path / "store"))
     before = preflight(recipe, store=store, work=tmp_path / "work")
-    damaged = next(key for key in store.keys("") if key.endswith(".parquet"))
+    damaged, _ = tables_of(store)[0]
     store.put(damaged, store.get(damaged)[:-1] + b"!")
     for key in store.keys(f"preflight/{recipe.name}/"):
         if "/probes/" not in key:
@@ -416,7 +422,11 @@ def test_a_language_model_of_random_weights_is_told_from_a_teacher(tmp_path: Pat
         },
         base=tmp_path,
     )
-    own = preflight(recipe, store=open_store(str(tmp_path / "store")), work=tmp_path / "work").own
+    store = open_store(str(tmp_path / "store"))
+    own = preflight(recipe, store=store, work=tmp_path / "work").own
+    records = [table for _, table in tables_of(store)]
+    assert len(records) == 3
+    assert all(table["targets"].equals(records[0]["targets"]) for table in records)
     assert own.outlook == "unlikely"
     assert "guessing by frequency" in (own.problem or "")
     # The words are equally frequent; random weights are worse than that, and worse than what has learned a little.

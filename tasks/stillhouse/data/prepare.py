@@ -111,7 +111,8 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
     """Cut those of ``validation`` and ``test`` that are missing out of ``train``, label by label if there are any.
 
     Of a label with N rows, each set gets its share of N, rounded, and at least one row stays in ``train``: a label
-    with few rows may be missing from ``validation`` and ``test``, never from ``train``.
+    with few rows may be missing from ``validation`` and ``test``, never from ``train``. Rows of one group stay
+    together, counted under the label of one of them: a set gets its share or less, by up to a group.
 
     Args:
         frames: ``train``, maybe ``validation`` and ``test``, and any others.
@@ -121,22 +122,34 @@ def split(frames: Mapping[str, pd.DataFrame], splits: Splits) -> dict[str, pd.Da
         All sets, rows in their order; ``train``, ``validation`` and ``test`` first.
     """
     train = frames["train"]
-    train_ranks = ranks(train, f"split-{splits.seed}")
     cut: dict[str, list[int]] = {"test": [], "validation": []}
-    strata = train["label"] if "label" in train else pd.Series(0, index=train.index)
-    for _, stratum_ranks in train_ranks.groupby(strata):
-        rows = list(stratum_ranks.sort_values(kind="stable").index)
-        spare = rows[:-1]
+    for units in _strata(train, splits.seed):
+        num_rows = sum(map(len, units))
+        spare = units[:-1]
         for name, share in (("test", splits.test), ("validation", splits.validation)):
             if name not in frames:
-                count = round(share * len(rows))
-                cut[name] += spare[:count]
-                spare = spare[count:]
+                room = round(share * num_rows)
+                while spare and len(spare[0]) <= room:
+                    room -= len(spare[0])
+                    cut[name] += spare.pop(0)
     made = {name: train.loc[sorted(rows)] for name, rows in cut.items() if name not in frames}
     rest = train.drop(index=[row for rows in cut.values() for row in rows])
     result = dict(frames) | made | {"train": rest}
     order = ["train", "validation", "test", *(n for n in frames if n.startswith("ood-"))]
     return {name: result[name] for name in order}
+
+
+def _strata(train: pd.DataFrame, seed: int) -> list[list[list[int]]]:
+    """Return, for each label, its rows in the order in which sets are cut; those of a group are one unit."""
+    order = ranks(train, f"split-{seed}").sort_values(kind="stable").index
+    group_of = train["group"] if "group" in train else pd.Series(train.index, index=train.index)
+    units = [list(rows) for rows in order.groupby(group_of.loc[order]).values()]
+    place = {row: position for position, row in enumerate(order)}
+    units.sort(key=lambda rows: place[rows[0]])
+    if "label" not in train:
+        return [units]
+    labels = train["label"].to_dict()
+    return [[rows for rows in units if labels[rows[0]] == label] for label in sorted(set(labels.values()))]
 
 
 def _read_all(config: DataConfig, fetch: Callable[[FileSource], Path]) -> dict[str, pd.DataFrame]:

@@ -31,7 +31,8 @@ class Block:
 
     columns_NK: Floats
     """Whole numbers (fixed point, `stillhouse.evaluation.metrics.UNIT`), so that sums are exact in any order. Where
-    groups are drawn, the number of items varies from draw to draw: a mean divides by the sum of a column of ones."""
+    groups are drawn, the number of items varies from draw to draw: a mean divides by the sum of a column of ones.
+    Models have the same columns in the same order; only the last ones may be missing."""
     metrics: Mapping[Metric, Callable[[Floats], Floats]]
     """Column sums (R, K) to values (R). The first row is the observed one."""
     proportions: Mapping[Metric, tuple[int, int]]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +79,10 @@ def read_blocks(
     for model, rows in aligned.items():
         where = f"model {model} on suite {suite}"
         scores = read_scores(rows, where)
-        truth = read_truth(rows, where, scores.probabilities_NC.shape[1])
+        num_labels = scores.probabilities_NC.shape[1]
+        if teacher and num_labels != (of_teacher := teacher.probabilities_NC.shape[1]):
+            raise DataRejected(f"{where}: it has {num_labels} labels, the teacher {of_teacher}; they can't be compared")
+        truth = read_truth(rows, where, num_labels)
         labels_N = truth.labels_N if labels_N is None else labels_N
         if not np.array_equal(truth.labels_N, labels_N):
             raise DataRejected(f"{where}: some labels differ from the teacher's; score all models on the same items")
@@ -156,6 +158,34 @@ def _refuse_bad(bad_N: Bools, where: str) -> None:
         )
 
 
+class _Layout:
+    """Columns of one model and the metrics that read them; the first column is of ones."""
+
+    def __init__(self, num_items: int) -> None:
+        self.columns: list[Floats] = [np.ones((num_items, 1))]
+        self.metrics: dict[Metric, Callable[[Floats], Floats]] = {}
+        self.proportions: dict[Metric, tuple[int, int]] = {}
+
+    def add(self, columns_NK: Floats) -> slice:
+        first = sum(part.shape[1] for part in self.columns)
+        self.columns.append(columns_NK)
+        return slice(first, first + columns_NK.shape[1])
+
+    def add_mean(self, metric: Metric, values_N: Floats) -> None:
+        column = self.add(fixed_point(values_N)).start
+        self.metrics[metric] = lambda sums_RK: mean(sums_RK[:, column], sums_RK[:, 0])
+
+    def add_share(self, metric: Metric, hits_N: Bools) -> None:
+        column = self.add(hits_N[:, None].astype(np.float64)).start
+        self.metrics[metric] = lambda sums_RK: sums_RK[:, column] / sums_RK[:, 0]
+        self.proportions[metric] = (int(hits_N.sum()), len(hits_N))
+
+    def add_function(self, metric: Metric, function: Callable[[Floats], Floats], columns_NK: Floats) -> slice:
+        part = self.add(columns_NK)
+        self.metrics[metric] = lambda sums_RK: function(sums_RK[:, part])
+        return part
+
+
 def _block(
     scores: Scores,
     truth: Truth,
@@ -164,45 +194,27 @@ def _block(
     labels: Sequence[str],
     temperature: float | None,
 ) -> Block:
-    """Lay out one model's columns: a column of ones first, then what each metric needs."""
-    num_items, num_labels = scores.probabilities_NC.shape
-    labels_N = truth.labels_N
+    labels_N, probabilities_NC = truth.labels_N, scores.probabilities_NC
+    num_items, num_labels = probabilities_NC.shape
     correct_N = scores.predictions_N == labels_N
-    columns = [np.ones((num_items, 1))]
-    metrics: dict[Metric, Callable[[Floats], Floats]] = {}
-
-    def add(columns_NK: Floats) -> slice:
-        first = sum(part.shape[1] for part in columns)
-        columns.append(columns_NK)
-        return slice(first, first + columns_NK.shape[1])
-
-    def add_mean(metric: Metric, values_N: Floats) -> None:
-        metrics[metric] = partial(_mean_of, add(fixed_point(values_N)).start)
-
-    def add_ece(metric: Metric, confidences_N: Floats) -> None:
-        metrics[metric] = partial(_of, ece, add(ece_columns(confidences_N, correct_N, config.calibration_bins)))
-
-    f1 = add(f1_columns(labels_N, scores.predictions_N, num_labels))
-    proportions: dict[Metric, tuple[int, int]] = {"accuracy": (int(correct_N.sum()), num_items)}
-    metrics["accuracy"] = partial(_share_of, slice(f1.start, f1.start + num_labels))
-    metrics["macro_f1"] = partial(_of, macro_f1, f1)
-    add_ece("ece", scores.confidences_N)
+    layout = _Layout(num_items)
+    layout.add_share("accuracy", correct_N)
+    f1 = layout.add_function("macro_f1", macro_f1, f1_columns(labels_N, scores.predictions_N, num_labels))
+    layout.add_function("ece", ece, ece_columns(scores.confidences_N, correct_N, config.calibration_bins))
     if temperature is not None:
-        add_ece("ece_scaled", scale(scores.probabilities_NC, temperature).max(axis=1))
-    add_mean("brier", squared_distances(scores.probabilities_NC, labels_N))
-    add_mean("nll", truth.losses_N)
-    # The teacher has these columns too, though not the metrics: all models of a suite have one layout.
-    reference = teacher or scores
-    same_N = scores.predictions_N == reference.predictions_N
-    add_share("agreement", same_N)
-    add_mean("kl", kl_div(reference.probabilities_NC, np.maximum(scores.probabilities_NC, SMALLEST)).sum(axis=1))
-    add_mean("overlap", 1 - np.abs(reference.probabilities_NC - scores.probabilities_NC).sum(axis=1) / 2)
-    if teacher is None:
-        del metrics["agreement"], metrics["kl"], metrics["overlap"], proportions["agreement"]
+        confidences_N = scale(probabilities_NC, temperature).max(axis=1)
+        layout.add_function("ece_scaled", ece, ece_columns(confidences_N, correct_N, config.calibration_bins))
+    layout.add_mean("brier", squared_distances(probabilities_NC, labels_N))
+    layout.add_mean("nll", truth.losses_N)
+    if teacher is not None:
+        layout.add_share("agreement", scores.predictions_N == teacher.predictions_N)
+        divergences_NC = kl_div(teacher.probabilities_NC, np.maximum(probabilities_NC, SMALLEST))
+        layout.add_mean("kl", divergences_NC.sum(axis=1))
+        layout.add_mean("overlap", 1 - np.abs(teacher.probabilities_NC - probabilities_NC).sum(axis=1) / 2)
     return Block(
-        columns_NK=np.hstack(columns),
-        metrics=metrics,
-        proportions=proportions,
+        columns_NK=np.hstack(layout.columns),
+        metrics=layout.metrics,
+        proportions=layout.proportions,
         correct_N=correct_N,
         truncated=scores.truncated,
         per_label={
@@ -211,16 +223,3 @@ def _block(
         },
         temperature=temperature,
     )
-
-
-def _of(metric: Callable[[Floats], Floats], part: slice, sums_RK: Floats) -> Floats:
-    return metric(sums_RK[:, part])
-
-
-def _share_of(part: slice, sums_RK: Floats) -> Floats:
-    shares_R: Floats = sums_RK[:, part].sum(axis=1) / sums_RK[:, 0]
-    return shares_R
-
-
-def _mean_of(column: int, sums_RK: Floats) -> Floats:
-    return mean(sums_RK[:, column], sums_RK[:, 0])

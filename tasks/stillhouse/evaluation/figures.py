@@ -98,9 +98,11 @@ def measure_suite(suite: SuiteInfo, blocks: SuiteBlocks, plan: Plan, *, stream: 
         if independent and ours.correct_N is not None and theirs.correct_N is not None:
             p_value = mcnemar_p_value(ours.correct_N, theirs.correct_N)
         else:
+            # The teacher lacks what is relative to the teacher, which comes last.
+            shared = min(parts[plan.candidate].shape[1], parts[baseline].shape[1])
             p_value = swap_p_value(
-                parts[plan.candidate],
-                parts[baseline],
+                parts[plan.candidate][:, :shared],
+                parts[baseline][:, :shared],
                 ours.metrics[blocks.metric],
                 permutations=plan.config.resamples,
                 seed=plan.config.seed,

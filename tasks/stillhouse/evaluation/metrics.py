@@ -82,8 +82,8 @@ def ece(sums_RB: Floats) -> Floats:
     The plain figure is the mass-weighted mean of the bins' absolute gaps between confidence and accuracy (Naeini et al.
     2015; equal mass: Nixon et al. 2019). A gap counts whatever its sign, so noise never cancels, and a perfectly
     calibrated model seems off. With ``g_b`` the gap of bin b, ``w_b`` its share of the items, ``n_b`` their number and
-    ``a_b`` its accuracy, the noise of the gap has the variance ``s_b = a_b (1 - a_b) / (n_b - 1)``. Take the true gaps
-    for draws from a normal distribution: its mean is ``m = sum_b w_b g_b``, and its variance is that of the gaps without
+    ``a_b`` its accuracy, the noise of the gap has the variance ``s_b = a_b (1 - a_b) / (n_b - 1)``. Take the true
+    gaps for draws from a normal distribution: its mean is ``m = sum_b w_b g_b``, its variance that of the gaps without
     their noise, ``t = sum_b w_b (g_b - m)^2 - sum_b w_b (1 - w_b) s_b``, at least 0 (so Bröcker 2012 and Kumar et al.
     2019, section 5, debias the squared error). Then ``sum_b w_b (F(m, t + s_b) - F(m, t))`` is what the noise adds to
     the mean absolute gap, F being the mean of a folded normal distribution; it is subtracted. (The correction of Kumar

@@ -60,6 +60,8 @@ class Recipe(Config):
         if self.task != "text-classification":
             if any(ood.kind == "out-of-scope" for ood in self.data.ood):
                 raise ValueError("an ood set of kind out-of-scope needs task text-classification")
+            if self.data.coverage and self.data.coverage.max_label_distance is not None:
+                raise ValueError("data.coverage.max_label_distance needs task text-classification")
             if self.data.perturbations:
                 raise ValueError("data.perturbations needs task text-classification")
             if self.evaluation.temperature_scaling:

@@ -34,8 +34,9 @@ STAGE_DOCS: Mapping[StageName, str] = {
         "the decision, the card that reviewers see, and the report."
     ),
     "promote": (
-        "Appends the promotion to the ledger, registers the model, moves the aliases, loads the model back in a fresh "
-        "process, and records the outcome. Of two racing promotions one wins."
+        "Registers the model, loads it back in a fresh process, appends the promotion to the ledger, moves the "
+        "aliases, and appends the outcome. Of two racing promotions one wins. Killed, it is finished by the next try, the next "
+        "promotion or `stillhouse_reconcile`; undone by `stillhouse_rollback`."
     ),
     "announce": "Closes the run in MLflow, whatever came before. It can't turn a failed run green.",
 }
@@ -43,7 +44,8 @@ STAGE_DOCS: Mapping[StageName, str] = {
 APPROVE_DOC = (
     "Skips itself and the promotion unless the verdict is `promote`. With `promotion.approval: human` it waits for an "
     "answer under *Required actions*, or to `PATCH …/hitlDetails`; no answer in time is a rejection. The answer is "
-    "bound to the digest of the decision that was shown."
+    "bound to the digest of the decision that was shown. With `two-person`, who triggered the run can reject and not "
+    "approve; a run that no person triggered needs one reviewer."
 )
 
 

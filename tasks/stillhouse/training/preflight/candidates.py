@@ -51,7 +51,8 @@ class Candidate:
             "teacher": 3 * num_rows * deep * finetune.epochs if finetune else 0.0,
             "answers": num_rows * deep,
             "arm": 3 * num_rows * flat * recipe.training.epochs,
-            "measuring": num_items * (deep + 2 * flat),
+            "measuring-teacher": num_items * deep,
+            "measuring-arm": num_items * flat,
         }
 
     def name(self, doing: str) -> str:

@@ -24,6 +24,9 @@ def render(prediction: Preflight) -> RenderableType:
         Text(f"• students of {name} over those of the recipe's teacher: {signed(advantage)}")
         for name, advantage in advantages.items()
     ]
+    if prediction.rows < prediction.train_rows:
+        share = f"{100 * prediction.rows / prediction.train_rows:.0f} %"
+        parts.append(Text(f"• measured at {share} of the training rows; with all of them a gain may shrink or turn"))
     style = f"bold {STYLES[prediction.own.outlook]}"
     parts.append(Text(prediction.conclusion[0].upper() + prediction.conclusion[1:], style=style))
     return Group(*parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -15,10 +16,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from stillhouse.contract import ProbeModel, Progress
 from stillhouse.evaluation import score
 from stillhouse.evaluation.language import score_language
+from stillhouse.losses import Arm
 from stillhouse.models import (
+    Document,
     Likelihoods,
     Predictions,
-    documents_of,
     likelihoods,
     load_model,
     load_tokenizer,
@@ -28,14 +30,13 @@ from stillhouse.models import (
 )
 from stillhouse.recipe import PathSource, Recipe
 from stillhouse.store import describe_tree
+from stillhouse.teacher import SparseCache, TeacherCache
 from stillhouse.training.distill import prepare_teacher, start_student, train_arm
 from stillhouse.training.knowledge import open_cache, recipe_documents, write_shard
 from stillhouse.training.preflight.candidates import Candidate
 from stillhouse.training.preflight.meter import Meter
 
 SUITE = "validation"
-
-Model = tuple[PreTrainedModel, Tokenizer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,38 +78,24 @@ def run_probe(recipe: Recipe, candidate: Candidate, sample: Sample, *, workspace
     """
     own = candidate.recipe_of(recipe, sample.repeat)
     work = candidate.work(own, len(sample.rows), len(sample.items))
+    home = workspace / candidate.teacher
     with meter.part(candidate.name("the teacher learns"), work["teacher"]) as on_progress:
-        teacher, tokenizer = _teacher(own, candidate, sample.rows, workspace / candidate.teacher, on_progress)
-    folder = workspace / f"{candidate.teacher}-{candidate.student_layers}"
+        teacher, tokenizer = _teacher(own, candidate, sample.rows, home, on_progress)
+    folder = home / f"student-{candidate.student_layers}"
     start, student_tokenizer = start_student(own, teacher, tokenizer, sample.rows, folder)
-    arms: dict[ProbeModel, Model] = {}
-    teacher_sha256 = describe_tree(workspace / candidate.teacher / "model").sha256
     with meter.part(candidate.name("the teacher answers"), work["answers"]) as on_progress:
-        write_shard(
-            own,
-            teacher,
-            tokenizer,
-            sample.rows,
-            folder / "cache",
-            teacher_sha256=teacher_sha256,
-            data_sha256=sample.rows_sha256,
-            on_progress=on_progress,
-        )
-    cache = open_cache(
-        own,
-        [folder / "cache"],
-        teacher,
-        tokenizer,
-        sample.rows,
-        teacher_sha256=teacher_sha256,
-        data_sha256=sample.rows_sha256,
-    )
-    for arm in ("sft", "kd"):
+        cache = _answers(own, teacher, tokenizer, sample, home, on_progress)
+    with meter.part(candidate.name("measuring the teacher"), work["measuring-teacher"]):
+        # By the recipe's own seed, which hides the same tokens of a masked language model in every repeat.
+        records = [_guess(recipe, teacher, tokenizer, sample), _judge(recipe, "teacher", teacher, tokenizer, sample)]
+    size = _parameters(start.model)
+    arms: tuple[Arm, ...] = ("sft", "kd")
+    for arm in arms:
         with meter.part(candidate.name(f"the student learns, {arm}"), work["arm"]) as on_progress:
             outcome = train_arm(
                 own,
                 arm,
-                student=copy.deepcopy(start.model),
+                student=start.model if arm == arms[-1] else copy.deepcopy(start.model),
                 tokenizer=student_tokenizer,
                 rows=sample.rows,
                 teacher=teacher if arm == "kd" else None,
@@ -117,92 +104,92 @@ def run_probe(recipe: Recipe, candidate: Candidate, sample: Sample, *, workspace
                 workspace=folder / arm,
                 on_progress=on_progress,
             )
-        arms[arm] = (outcome.model, student_tokenizer)
-    with meter.part(candidate.name("measuring"), work["measuring"]):
-        records = measure(own, {"teacher": (teacher, tokenizer), **arms}, sample)
+        with meter.part(candidate.name(f"measuring {arm}"), work["measuring-arm"]):
+            records.append(_judge(recipe, arm, outcome.model, student_tokenizer, sample))
     shutil.rmtree(folder, ignore_errors=True)
     return Measured(
-        records=records,
+        records=pa.concat_tables(records),
         teacher_parameters=_parameters(teacher),
-        student_parameters=_parameters(arms["kd"][0]),
-        student_layers=model_shape(arms["kd"][0]).layers,
+        student_parameters=size,
+        student_layers=model_shape(outcome.model).layers,
     )
 
 
-def measure(recipe: Recipe, models: dict[ProbeModel, Model], sample: Sample) -> pa.Table:
-    """Return the records of every model, and of guessing, on the validation items."""
-    judge = _classified if recipe.task == "text-classification" else _modelled
-    return pa.concat_tables(judge(recipe, models, sample))
+def _judge(recipe: Recipe, name: ProbeModel, model: PreTrainedModel, tokenizer: Tokenizer, sample: Sample) -> pa.Table:
+    """Return the records of a model on the validation items."""
+    most = recipe.training.max_tokens
+    batch_size = recipe.evaluation.batch_size
+    if recipe.task == "text-classification":
+        texts = list(sample.items["text"])
+        predictions = predict(model, tokenizer, texts, batch_size=batch_size, max_tokens=most)
+        return score(name, SUITE, sample.items, predictions)
+    documents = recipe_documents(recipe, tokenizer, sample.items)
+    found = likelihoods(model, tokenizer, documents, batch_size=batch_size, max_tokens=most)
+    return score_language(name, SUITE, sample.items, documents, found)
 
 
-def _classified(recipe: Recipe, models: dict[ProbeModel, Model], sample: Sample) -> list[pa.Table]:
+def _guess(recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, sample: Sample) -> pa.Table:
+    """Return the records of knowing how frequent labels or tokens are among the training rows, each seen once more."""
     items = sample.items
-    records = [
-        score(
-            name,
-            SUITE,
-            items,
-            predict(
-                model,
-                tokenizer,
-                list(items["text"]),
-                batch_size=recipe.evaluation.batch_size,
-                max_tokens=recipe.training.max_tokens,
-            ),
+    if recipe.task == "text-classification":
+        counts_C = np.bincount(np.asarray(sample.rows["label"]), minlength=len(recipe.data.labels)) + 1
+        logits_NC = np.tile(np.log(counts_C / counts_C.sum()), (len(items), 1)).astype(np.float32)
+        nothing_N = np.zeros(len(items), dtype=np.bool_)
+        return score(
+            "guess", SUITE, items, Predictions(logits_NC=logits_NC, truncated_N=nothing_N, token_ids=[], hidden=None)
         )
-        for name, (model, tokenizer) in models.items()
-    ]
-    counts_C = np.bincount(np.asarray(sample.rows["label"]), minlength=len(recipe.data.labels)) + 1
-    guess = Predictions(
-        logits_NC=np.tile(np.log(counts_C / counts_C.sum()), (len(items), 1)).astype(np.float32),
-        truncated_N=np.zeros(len(items), dtype=np.bool_),
-        token_ids=[],
-        hidden=None,
-    )
-    return [score("guess", SUITE, items, guess), *records]
-
-
-def _modelled(recipe: Recipe, models: dict[ProbeModel, Model], sample: Sample) -> list[pa.Table]:
-    """All models have one tokenizer, so that they have the same documents."""
-    teacher, tokenizer = models["teacher"]
-    training = recipe.training
-    documents = documents_of(
-        recipe.task,
-        tokenizer,
-        sample.items,
-        max_tokens=training.max_tokens,
-        mask_share=training.mask_share,
-        seed=training.seed,
-    )
-    answers: dict[ProbeModel, Likelihoods] = {
-        name: likelihoods(
-            model,
-            tokenizer,
-            documents,
-            batch_size=recipe.evaluation.batch_size,
-            max_tokens=training.max_tokens,
-        )
-        for name, (model, _) in models.items()
-    }
-    targets = [document.labels_L[document.targets_P] for document in recipe_documents(recipe, tokenizer, sample.rows)]
-    counts_V = np.bincount(np.concatenate(targets), minlength=vocabulary_size(teacher, tokenizer)) + 1
+    learned = np.concatenate([_targets(document) for document in recipe_documents(recipe, tokenizer, sample.rows)])
+    counts_V = np.bincount(learned, minlength=vocabulary_size(teacher, tokenizer)) + 1
     losses_V = -np.log(counts_V / counts_V.sum())
-    guess = Likelihoods(
-        targets_N=answers["teacher"].targets_N,
+    documents = recipe_documents(recipe, tokenizer, items)
+    found = Likelihoods(
+        targets_N=np.asarray([len(_targets(document)) for document in documents], dtype=np.int64),
         hits_N=np.zeros(len(documents), dtype=np.int64),
-        losses_N=np.asarray([losses_V[document.labels_L[document.targets_P]].sum() for document in documents]),
+        losses_N=np.asarray([losses_V[_targets(document)].sum() for document in documents]),
         bytes_N=None,
-        truncated_N=answers["teacher"].truncated_N,
+        truncated_N=np.zeros(len(documents), dtype=np.bool_),
     )
-    return [
-        score_language(name, SUITE, sample.items, documents, found)
-        for name, found in {"guess": guess, **answers}.items()
-    ]
+    return score_language("guess", SUITE, items, documents, found)
+
+
+def _targets(document: Document) -> npt.NDArray[np.int32]:
+    return document.labels_L[document.targets_P]
+
+
+def _answers(
+    recipe: Recipe,
+    teacher: PreTrainedModel,
+    tokenizer: Tokenizer,
+    sample: Sample,
+    home: Path,
+    on_progress: Callable[[Progress], None],
+) -> TeacherCache | SparseCache:
+    """Let the teacher score the repeat's rows."""
+    teacher_sha256, folder = describe_tree(home / "model").sha256, home / "cache"
+    write_shard(
+        recipe,
+        teacher,
+        tokenizer,
+        sample.rows,
+        folder,
+        teacher_sha256=teacher_sha256,
+        data_sha256=sample.rows_sha256,
+        on_progress=on_progress,
+    )
+    return open_cache(
+        recipe,
+        [folder],
+        teacher,
+        tokenizer,
+        sample.rows,
+        teacher_sha256=teacher_sha256,
+        data_sha256=sample.rows_sha256,
+    )
 
 
 def _teacher(
     recipe: Recipe, candidate: Candidate, rows: Dataset, workspace: Path, on_progress: Callable[[Progress], None]
-) -> Model:
+) -> tuple[PreTrainedModel, Tokenizer]:
     """Return the repeat's teacher, fine-tuned on its rows if the recipe asks, from the workspace if it is there."""
     folder = workspace / "model"
     if not folder.exists():

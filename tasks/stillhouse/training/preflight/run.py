@@ -186,7 +186,7 @@ def _measure(
 def _work(recipe: Recipe, task: _Task) -> float:
     own = task.candidate.recipe_of(recipe, task.sample.repeat)
     parts = task.candidate.work(own, len(task.sample.rows), len(task.sample.items))
-    return sum(parts.values()) + parts["arm"]  # there are two arms
+    return sum(parts.values()) + parts["arm"] + parts["measuring-arm"]  # there are two arms
 
 
 def _keep(store: ObjectStore, prefix: str, found: Measured, folder: Path) -> None:
@@ -206,11 +206,12 @@ def _stored(store: ObjectStore, prefix: str) -> Measured | None:
     try:
         record = ProbeRecord.model_validate_json(store.get(f"{prefix}.json"))
         data = store.get(f"{prefix}.parquet")
+        whole = sha256_of(data) == record.records_sha256
     except FileNotFoundError:
         return None
     except ValidationError:
-        data = b""
-    if not data or sha256_of(data) != record.records_sha256:
+        whole = False
+    if not whole:
         logger.warning("%s is damaged; the probe runs again", store.uri(prefix))
         return None
     return Measured(
