@@ -123,6 +123,7 @@ def preflight(
     from stillhouse.training.preflight import preflight as foretell
 
     stop_on_sigterm()
+    logging.disable(logging.INFO)  # the progress says it
     loaded = load_recipe(find_recipe(recipe), _overrides(settings))
     console = Console(width=None if sys.stdout.isatty() else 120)
     with following(console) as on_progress:

@@ -18,6 +18,7 @@ from stillhouse.evaluation.metrics import (
     mean,
     squared_distances,
 )
+from stillhouse.evaluation.significance import Draws
 
 
 def total(columns_NK: np.ndarray) -> np.ndarray:
@@ -112,6 +113,21 @@ def test_a_resample_has_the_noise_of_the_items_and_its_own_taken_off() -> None:
     draws_RN = rng.multinomial(2000, np.full(2000, 1 / 2000), 500).astype(np.float64)
     observed, *resampled = ece(np.vstack([total(columns_NB), draws_RN @ columns_NB]))
     assert np.mean(resampled) == pytest.approx(observed, abs=0.2 * np.std(resampled) + 0.002)
+
+
+@pytest.mark.parametrize("skill", [1.0, 0.9])
+def test_intervals_of_the_error_cover_the_truth(skill: float) -> None:
+    """100 simulated suites: coverage of a nominal 95 % interval is above 95 % less three of its standard errors."""
+    rng = np.random.default_rng(4)
+    covered = 0
+    for number in range(100):
+        confidences_N = rng.uniform(0.5, 1, 600)
+        correct_N = rng.random(600) < confidences_N * skill
+        draws = Draws(num_units=600, resamples=300, seed=number, stream="movies")
+        sums_SB = draws.sums(ece_columns(confidences_N, correct_N, 15))
+        estimate = draws.figure(ece(sums_SB)).estimate(confidence=0.95, n=600, least=0)
+        covered += estimate.low <= (1 - skill) * confidences_N.mean() <= estimate.high
+    assert covered >= 88
 
 
 @given(st.integers(1, 200), st.integers(2, 30))

@@ -177,3 +177,24 @@ def test_promotions_rollbacks_and_reconciliations_never_mix(tmp_path: Path) -> N
             assert 1 <= sum(done) <= len(after.actions) - len(before.actions) <= 2
             assert after.open is None
             assert reconcile("toy", ledger=Ledger(store, "toy"), registry=registry, repair=False).status == "consistent"
+
+
+def test_a_promoter_that_was_overtaken_puts_right_what_it_moved(tmp_path: Path) -> None:
+    """It sleeps before it moves ``champion``; meanwhile another one finishes its promotion, and promotes the next."""
+    store, registry = open_store(f"file://{tmp_path / 'store'}"), FileRegistry(tmp_path)
+    ledger = Ledger(store, "toy")
+    awake: list[int] = []
+
+    class Sleepy(FileRegistry):
+        def set_alias(self, model: str, alias: str, version: int) -> None:
+            if alias == "champion" and not awake:
+                awake.append(version)
+                reconcile("toy", ledger=ledger, registry=registry, repair=True)
+                promote_model(approved("toy", "second", ledger), ledger=ledger, registry=registry)
+            super().set_alias(model, alias, version)
+
+    with pytest.raises(Conflict, match="entry 1 no longer counts"):
+        promote_model(approved("toy", "first", ledger), ledger=ledger, registry=Sleepy(tmp_path))
+    assert awake == [1]
+    assert registry.aliases("toy") == {"candidate": 2, "champion": 2, "previous": 1}
+    assert reconcile("toy", ledger=ledger, registry=registry, repair=False).status == "consistent"

@@ -17,12 +17,15 @@ from stillhouse.store import FileStore
 class House:
     """Two promotions, and one that ended with its ledger entry if asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, promotions: tuple[str, ...] = ("m1", "m2")) -> None:
         self.store = FileStore(folder)
         self.registry = FileRegistry(folder)
         self.ledger = Ledger(self.store, "toy")
-        for name in ("m1", "m2"):
+        for name in promotions:
             self.promote(name)
+
+    def register(self, name: str) -> int:
+        return self.registry.register("toy", Path(), approved("toy", name, self.ledger).artifact, {}, mlflow_run_id="0")
 
     def promote(self, name: str, registry: Any = None) -> None:
         promote_model(approved("toy", name, self.ledger), ledger=self.ledger, registry=registry or self.registry)
@@ -101,14 +104,37 @@ def test_a_half_done_promotion_of_a_bad_model_is_annulled(house: House, harm: st
 
 
 def test_an_annulled_first_promotion_leaves_no_champion(tmp_path: Path) -> None:
-    house = House.__new__(House)
-    house.store, house.registry = FileStore(tmp_path), FileRegistry(tmp_path)
-    house.ledger = Ledger(house.store, "toy")
+    house = House(tmp_path, promotions=())
     house.leave_half_done()
     house.registry.set_alias("toy", "champion", 1)
     house.registry.break_version("toy", 1)
     report = house.reconcile()
     assert (report.status, report.champion) == ("repaired", None)
+
+
+def test_a_champion_from_before_the_ledger_becomes_previous(tmp_path: Path) -> None:
+    house = House(tmp_path, promotions=())
+    house.registry.set_alias("toy", "champion", house.register("old"))
+    assert house.reconcile().status == "consistent"
+    house.promote("m1")
+    assert house.registry.aliases("toy") == {"candidate": 2, "champion": 2, "previous": 1}
+    entry = house.ledger.head()
+    assert entry is not None
+    assert entry.champion_before == house.ledger.verify().unrecorded == 1
+    assert house.reconcile().status == "consistent"
+    house.registry.delete_version("toy", 1)
+    assert house.reconcile().status == "consistent"
+
+
+def test_a_champion_from_before_the_ledger_comes_back_if_the_first_promotion_is_annulled(tmp_path: Path) -> None:
+    house = House(tmp_path, promotions=())
+    house.registry.set_alias("toy", "champion", house.register("old"))
+    house.leave_half_done()
+    house.registry.set_alias("toy", "champion", 2)
+    house.registry.break_version("toy", 2)
+    report = house.reconcile()
+    assert (report.status, report.champion) == ("repaired", 1)
+    assert house.reconcile().status == "consistent"
 
 
 def test_a_champion_moved_by_hand_is_reported_and_left(house: House) -> None:

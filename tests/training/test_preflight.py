@@ -201,7 +201,7 @@ def test_a_teacher_that_knows_nothing_is_the_first_problem(tiny: Path) -> None:
     found = (candidate(), answers(teacher=0.5, kd=0.87))
     prediction = foretold(used_as_it_is, found)
     assert prediction.own.outlook == "unlikely"
-    assert prediction.conclusion.startswith("the teacher is not measurably better than guessing")
+    assert prediction.conclusion.startswith("The teacher is not measurably better than guessing")
 
 
 def test_a_teacher_that_the_budget_taught_nothing_leaves_all_open(tiny: Path) -> None:

@@ -7,7 +7,6 @@ being those of the in-domain suite.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
@@ -52,9 +51,10 @@ def measure_scope(records: pa.Table, suite: SuiteInfo, home: SuiteInfo, plan: Pl
         judges |= {(model, name): Judge(score(ours), score(theirs)) for name, score in SCORES.items()}
 
     values: dict[tuple[str, str], list[Floats]] = {key: [] for key in judges}
-    for weights_SN, weights_SL in _weights(home_draws, draws):
+    for weights_of_home, weights_of_suite in _weights(home_draws, draws):
+        weights_SN, weights_SL = weights_of_home[:, home_units_N], weights_of_suite[:, units_L]
         for key, judge in judges.items():
-            values[key].append(judge(weights_SN[:, home_units_N], weights_SL[:, units_L]))
+            values[key].append(judge(weights_SN, weights_SL))
     figures: dict[str, dict[Metric, Figure]] = {model: {} for model in plan.models}
     for (model, name), chunks in values.items():
         auroc_S, fpr95_S = np.concatenate(chunks, axis=1)
@@ -114,13 +114,12 @@ class Judge:
 def _weights(home: Draws, away: Draws) -> Iterator[tuple[Floats, Floats]]:
     """Yield weights of both sets: as observed, resamples of both, then parts of the one and of the other left out."""
     rows = chunk_rows(max(home.num_units, away.num_units))
-    home_all, away_all = np.ones((1, home.num_units)), np.ones((1, away.num_units))
-    yield home_all, away_all
+    yield np.ones((1, home.num_units)), np.ones((1, away.num_units))
     yield from zip(home.resampled(rows), away.resampled(rows), strict=True)
-    for weights_SM, other in zip(home.left_out(rows), repeat(away_all)):
-        yield weights_SM, np.repeat(other, len(weights_SM), axis=0)
-    for weights_SM, other in zip(away.left_out(rows), repeat(home_all)):
-        yield np.repeat(other, len(weights_SM), axis=0), weights_SM
+    for weights_SM in home.left_out(rows):
+        yield weights_SM, np.ones((len(weights_SM), away.num_units))
+    for weights_SM in away.left_out(rows):
+        yield np.ones((len(weights_SM), home.num_units)), weights_SM
 
 
 def _figure(values_S: Floats, home: Draws, away: Draws) -> Figure:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, DataRejected, Progress
@@ -106,6 +106,7 @@ def continue_prompts(
     max_new_tokens: int,
     draws_RS: npt.NDArray[np.float64] | None,
     temperature: float = 1.0,
+    stopping: StoppingCriteriaList | None = None,
 ) -> list[Tokens]:
     """Continue R prompts together. The model is left in the mode it was in, and is not trained by this.
 
@@ -120,6 +121,7 @@ def continue_prompts(
         draws_RS: A number in [0, 1) for each token that may be drawn: it falls to a token of the cumulative
             distribution. None takes the most probable token instead.
         temperature: Of the distribution that is drawn from.
+        stopping: What else ends all continuations, besides their end-of-sequence tokens and the bound.
 
     Returns:
         Token ids, each up to its first end-of-sequence token, that one included.
@@ -151,6 +153,7 @@ def continue_prompts(
                 input_ids=ids_BT.to(plain.device),
                 attention_mask=mask_BT.to(plain.device),
                 logits_processor=LogitsProcessorList([choice]),
+                stopping_criteria=stopping,
             )[:, width:]
     finally:
         plain.generation_config = settings

@@ -82,15 +82,7 @@ def conclude(model: str, entry: ActionEntry, *, ledger: Ledger, registry: Regist
         version = _registered(model, entry, registry)
         registry.set_tags(model, version, {SEQUENCE_TAG: str(entry.sequence), ENTRY_TAG: entry.digest})
         aliases = follow_ledger(model, ledger=ledger, registry=registry)
-        if entry.production is not None and ledger.head() == entry:
-            copy_to_production(
-                entry.production,
-                source=registry,
-                model=model,
-                version=version,
-                sha256=entry.artifact.sha256,
-                keys=registry.keys,
-            )
+        _serve(model, ledger=ledger, registry=registry)
     except _FINAL as error:
         annul(model, entry, str(error), ledger=ledger, registry=registry)
         raise
@@ -100,6 +92,25 @@ def conclude(model: str, entry: ActionEntry, *, ledger: Ledger, registry: Regist
         raise Conflict(f"{model}: ledger entry {entry.sequence} no longer counts: {why}")
     logger.info("%s version %s is champion", model, version)
     return aliases
+
+
+def _serve(model: str, *, ledger: Ledger, registry: Registry) -> None:
+    """Bring a copy of the champion to production, if its entry says where, as often as it takes to be today's."""
+    for _ in range(_TURNS):
+        head = ledger.head()
+        if head is None or head.production is None:
+            return
+        copy_to_production(
+            head.production,
+            source=registry,
+            model=model,
+            version=_registered(model, head, registry),
+            sha256=head.artifact.sha256,
+            keys=registry.keys,
+        )
+        if ledger.head() == head:
+            return
+    raise Conflict(f"promotions of {model} keep coming; run again")
 
 
 def annul(model: str, entry: ActionEntry, failure: str, *, ledger: Ledger, registry: Registry) -> None:

@@ -1,11 +1,12 @@
 """Sections ``preflight``, ``evaluation``, ``gate`` and ``promotion``: what counts as proof and what follows from it."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from stillhouse.recipe.base import Config, Name
-from stillhouse.recipe.sources import ModelSource
+from stillhouse.recipe.sources import FileSource, ModelSource
 
 
 class ProbeTeacher(Config):
@@ -69,6 +70,40 @@ class GenerationConfig(Config):
     """``normalised``: case, punctuation and white space don't count. ``last-number``: the last number in both texts."""
 
 
+class HarnessConfig(Config):
+    """Tasks of the lm-evaluation-harness (Gao et al. 2024), each a suite of kind ``benchmark``.
+
+    They need ``stillhouse[harness]``, and a right or wrong for every item: ``acc``, or ``exact_match`` of greedy answers.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """Names of tasks, not of groups. A file in ``source`` comes before a task that ships with the harness, whose items
+    mostly come from a model hub, unpinned."""
+    source: FileSource | None = None
+    """A folder of task files (``*.yaml``) and of the data files that they name in ``dataset_kwargs.data_files``,
+    relative to themselves. They may name no Python."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Worked examples before each question; by default the task's own number. A task that insists on 0 keeps it."""
+    limit: int | None = Field(default=None, ge=1)
+    """Items of a task at most, its first ones; by default all."""
+    seed: int = Field(default=1234, ge=0)
+    """Of the choice of worked examples; the default is the harness's own."""
+
+    def suites(self) -> dict[str, str]:
+        """Return the task of each suite: a suite is called like its task, in lower case and with dashes."""
+        return {_suite_name(task): task for task in self.tasks}
+
+    @model_validator(mode="after")
+    def _suites_are_distinct(self) -> Self:
+        if len(self.suites()) != len(self.tasks) or "" in self.suites():
+            raise ValueError("tasks must differ in their letters and digits")
+        return self
+
+
+def _suite_name(task: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
+
+
 class EvaluationConfig(Config):
     """How every model of the run is measured, on the same frozen items."""
 
@@ -86,6 +121,8 @@ class EvaluationConfig(Config):
     """Also report classifiers' calibration after one temperature was fitted to the validation set (Guo et al. 2017)."""
     generation: GenerationConfig | None = None
     """Also let causal language models answer the prompts of the sets; needs a ``prompt_column``."""
+    harness: HarnessConfig | None = None
+    """Also put causal language models to tasks of the lm-evaluation-harness."""
     seed: int = Field(default=29, ge=0)
 
 

@@ -77,6 +77,15 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _benchmarks_fit_the_task(self) -> Self:
+        harness = self.evaluation.harness
+        if harness and self.task != "causal-lm":
+            raise ValueError("evaluation.harness needs task causal-lm")
+        if harness and (taken := sorted(self.data.suites().keys() & harness.suites().keys())):
+            raise ValueError(f"evaluation.harness: suite {taken[0]} is one of section data; rename that one")
+        return self
+
+    @model_validator(mode="after")
     def _preflight_fits_the_models(self) -> Self:
         if self.preflight.assistants and self.teacher.finetune is None:
             raise ValueError("preflight.assistants lose their skill with their layers; they need teacher.finetune")

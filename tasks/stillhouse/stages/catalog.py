@@ -75,6 +75,11 @@ def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, 
     return (*common, "teacher.cache", "teacher.source", *_SIGNAL)
 
 
+def _evaluate_sources(recipe: Recipe) -> Mapping[str, Source]:
+    harness = recipe.evaluation.harness
+    return {"harness": harness.source} if harness and harness.source else {}
+
+
 _SIGNAL = (
     "distillation.alpha",
     "distillation.temperature",
@@ -137,7 +142,8 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.perturbations",
             ),
             code=("models", "evaluation", "data.frozen"),
-            distributions=(*_TORCH, "scipy", "statsmodels", "pyarrow"),
+            distributions=(*_TORCH, "scipy", "pyarrow", "lm-eval"),
+            sources=_evaluate_sources,
         ),
         StageSpec(
             name="decide",

@@ -35,8 +35,8 @@ STAGE_DOCS: Mapping[StageName, str] = {
     ),
     "promote": (
         "Registers the model, loads it back in a fresh process, appends the promotion to the ledger, moves the "
-        "aliases, and appends the outcome. Of two racing promotions one wins. Killed, it is finished by the next try, the next "
-        "promotion or `stillhouse_reconcile`; undone by `stillhouse_rollback`."
+        "aliases, and appends the outcome. Of two racing promotions one wins. Killed, it is finished by the next try, "
+        "the next promotion or `stillhouse_reconcile`; undone by `stillhouse_rollback`."
     ),
     "announce": "Closes the run in MLflow, whatever came before. It can't turn a failed run green.",
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillhouse.contract import QUIET, ConfigurationError, pretty_json, sha256_of
+from stillhouse.promotion.signing import SIGNING_KEY, generate_key
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
@@ -65,6 +66,11 @@ class RunFolder:
         return self.root / "airflow-passwords.json"
 
     @property
+    def signing_key(self) -> Path:
+        """Generated private key that signs what is promoted, readable by its owner only."""
+        return self.root / "signing-key.pem"
+
+    @property
     def state_file(self) -> Path:
         """Which servers run, for the next quickstart."""
         return self.root / "servers.json"
@@ -74,6 +80,8 @@ class RunFolder:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.airflow_home, self.mlflow_home, self.logs, self.store, self.work, self.recipes):
             folder.mkdir(exist_ok=True)
+        if not self.signing_key.exists():
+            generate_key(self.signing_key)
         settings = self.airflow_home / "config" / "airflow_local_settings.py"
         settings.parent.mkdir(exist_ok=True)
         settings.write_text(PRELOAD)
@@ -181,6 +189,7 @@ def airflow_environment(folder: RunFolder, *, dags: Path, port: int, tracking_ur
         "AIRFLOW_HOME": str(folder.airflow_home),
         "STILLHOUSE_STORE": f"file://{folder.store}",
         "STILLHOUSE_WORK": str(folder.work),
+        SIGNING_KEY: os.environ.get(SIGNING_KEY, str(folder.signing_key)),
         "STILLHOUSE_RECIPES": str(folder.recipes),
         "MLFLOW_TRACKING_URI": tracking_uri,
     }

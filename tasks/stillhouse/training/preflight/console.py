@@ -28,7 +28,7 @@ def render(prediction: Preflight) -> RenderableType:
         share = f"{100 * prediction.rows / prediction.train_rows:.0f} %"
         parts.append(Text(f"• measured at {share} of the training rows; with all of them a gain may shrink or turn"))
     style = f"bold {STYLES[prediction.own.outlook]}"
-    parts.append(Text(prediction.conclusion[0].upper() + prediction.conclusion[1:], style=style))
+    parts.append(Text(prediction.conclusion, style=style))
     return Group(*parts)
 
 

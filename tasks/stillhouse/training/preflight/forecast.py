@@ -44,10 +44,13 @@ class _Values:
         least = 1.0 if self.metric == "accuracy" else 0.0  # losses are never equal by being few
         return crossed_mean(values_RN, self.weights_N, self.groups_N, least=least)
 
+    def gains(self, values_RN: Floats, baseline_RN: Floats) -> Floats:
+        """Return by how much each value is better than that of a baseline, shape (R, N)."""
+        return values_RN - baseline_RN if METRICS[self.metric].better == "higher" else baseline_RN - values_RN
+
     def better(self, values_RN: Floats, baseline_RN: Floats) -> CrossedMean:
         """Return by how much values are better than those of a baseline, paired by repeat and item."""
-        sign = 1 if METRICS[self.metric].better == "higher" else -1
-        return self.mean(sign * (values_RN - baseline_RN))
+        return self.mean(self.gains(values_RN, baseline_RN))
 
 
 def foretell(
@@ -106,9 +109,7 @@ def _probe(recipe: Recipe, candidate: Candidate, repeats: Sequence[Measured], va
     headroom = values.better(models["teacher"], models["sft"]).estimate(confidence)
     estimate = gain.estimate(confidence)
     outlook, problem = _judge(estimate, skill, headroom, learns=recipe.teacher.finetune is not None)
-    differences_RN = models["kd"] - models["sft"]
-    sign = 1 if METRICS[values.metric].better == "higher" else -1
-    gains_R = sign * differences_RN.sum(axis=1) / values.weights_N.sum()
+    gains_R = values.gains(models["kd"], models["sft"]).sum(axis=1) / values.weights_N.sum()
     return Probe(
         teacher=candidate.teacher,
         teacher_layers=candidate.teacher_layers,
@@ -176,19 +177,19 @@ def _conclude(own: Probe, choice: TeacherChoice | None, metric: Metric) -> str:
     told = {
         "likely": f"distillation is likely to beat plain fine-tuning ({gain}, {chance})",
         "unlikely": f"distillation is unlikely to beat plain fine-tuning ({gain}, {chance})",
-        "open": f"open: the probe can't tell distillation from plain fine-tuning ({gain}, {chance}); it sees no "
-        f"difference below about {half:.3f}, more preflight.rows, items or repeats would",
+        "open": f"open: the probe can't tell distillation from plain fine-tuning ({gain}, {chance}); to see differences "
+        f"below about {half:.3f}, raise preflight.rows, items or repeats",
     }[own.outlook]
-    first = f"{own.problem}. " if own.problem else ""
-    return f"{first}{told}. {_advise(choice)}".strip()
+    sentences = [sentence for sentence in (own.problem, told, _advise(choice)) if sentence]
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
 
 
-def _advise(choice: TeacherChoice | None) -> str:
+def _advise(choice: TeacherChoice | None) -> str | None:
     if choice is None:
-        return ""
+        return None
     if choice.resolved and choice.best != RECIPE_TEACHER:
-        return f"{choice.best} is the better teacher for this student ({signed(choice.advantages[choice.best])})."
+        return f"{choice.best} is the better teacher for this student ({signed(choice.advantages[choice.best])})"
     if choice.resolved:
-        return "The recipe's teacher is better for this student than every other."
+        return "the recipe's teacher is better for this student than every other"
     best = f"{choice.best} did best" if choice.best != RECIPE_TEACHER else "the recipe's own did best"
-    return f"Keep the recipe's teacher: {best}, but no difference between the teachers is beyond doubt."
+    return f"keep the recipe's teacher: {best}, but no difference between the teachers is beyond doubt"
