@@ -1,5 +1,6 @@
 """A tiny world of language: a word tokenizer, texts with a pattern, and causal or masked models of random weights."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,37 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     """Write a model folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+QUIZ = """\
+task: Tiny_Quiz
+dataset_path: json
+dataset_kwargs: {data_files: {train: lessons.jsonl, test: quiz.jsonl}}
+training_split: train
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+"""
+
+
+def write_quiz(folder: Path, *, items: int = 40) -> Path:
+    """Write a task of the lm-evaluation-harness into ``folder``: its file and its data."""
+    rng = random.Random(5)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "quiz.yaml").write_text(QUIZ)
+    for name, count in (("lessons", 5), ("quiz", items)):
+        rows = [
+            {
+                "question": " ".join(rng.sample(WORDS, 4)),
+                "choices": [" ".join(rng.sample(WORDS, rng.randint(1, 3))) for _ in range(3)],
+                "answer": rng.randrange(3),
+            }
+            for _ in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 

@@ -74,13 +74,13 @@ class Project:
         (self.recipes / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
         written = self.airflow("dags", "reserialize")
         assert written.returncode == 0, written.stdout[-3000:] + written.stderr[-3000:]
-        before = len(self.ledger().entries())
+        before = len(self.ledger().verify().actions)
         done = self.airflow("dags", "test", name)
         (run,) = (self.root / "store" / "runs").glob(f"{name}*")
         records = {
             path.stem: TaskRecord.model_validate_json(path.read_bytes()) for path in (run / "tasks").glob("*.json")
         }
-        return Outcome(records, promoted=len(self.ledger().entries()) > before, log=done.stdout + done.stderr)
+        return Outcome(records, promoted=len(self.ledger().verify().actions) > before, log=done.stdout + done.stderr)
 
     def ledger(self) -> Ledger:
         return Ledger(self.store, MODEL)
@@ -139,6 +139,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         }
         recipe["student"] = {"architecture": {"num_hidden_layers": 2}}  # random weights: there is much to learn
         recipe["distillation"] = {"control_arm": False}
+        recipe["teacher"]["shards"] = 1
         recipe["promotion"] = {"model": MODEL, "approval": "auto"}
         (project.recipes / "policy.yaml").write_text(yaml.safe_dump(POLICY))
         (project.recipes / "base.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -218,4 +219,4 @@ def test_a_challenger_slightly_worse_than_the_champion_stays_outside(champion: O
     assert rule.outcome != "pass"
     assert decision.verdict != "promote"
     assert not outcome.promoted
-    assert {entry.artifact.sha256 for entry in project.ledger().verify()} == {champion.decision.model_sha256}
+    assert {entry.artifact.sha256 for entry in project.ledger().verify().actions} == {champion.decision.model_sha256}

@@ -42,6 +42,10 @@ def test_labels_are_for_classifiers_alone(document: dict[str, Any]) -> None:
             {"student": {"layers": 1, "vocabulary": 100}, "distillation": {"features": [HIDDEN]}},
             "vocabulary changes the token ids",
         ),
+        ("masked-lm", {"evaluation": {"harness": {"tasks": ["arc_easy"]}}}, "evaluation.harness needs task causal-lm"),
+        ("causal-lm", {"evaluation": {"harness": {"tasks": ["a_b", "A-B"]}}}, "differ in their letters and digits"),
+        ("causal-lm", {"evaluation": {"harness": {"tasks": ["_"]}}}, "differ in their letters and digits"),
+        ("causal-lm", {"evaluation": {"harness": {"tasks": ["Here"]}}}, "suite here is one of section data"),
         ("causal-lm", {"distillation": {"divergence": "reverse-kl"}}, "infinite for sampled distributions"),
         (
             "causal-lm",

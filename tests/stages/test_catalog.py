@@ -5,6 +5,7 @@ from typing import Any
 
 import grimp
 import pytest
+from tiny_language import write_language_workflow, write_quiz
 
 from stillhouse.contract import Artifact, StageRequest
 from stillhouse.recipe import load_recipe
@@ -64,6 +65,19 @@ def test_a_changed_source_file_changes_the_key_and_a_moved_one_does_not(workflow
     with (moved.parent / "films.csv").open("a") as file:
         file.write("extra,a good film,positive\n")
     assert key_of(request(moved, "validate", {})) != before
+
+
+def test_the_files_of_a_benchmark_are_part_of_the_evaluations_key(tmp_path: Path) -> None:
+    def key(folder: Path) -> str:
+        harness = {"tasks": ["Tiny_Quiz"], "source": {"kind": "path", "path": str(folder)}}
+        return key_of(request(recipe, "evaluate", {}, evaluation__harness=harness))
+
+    recipe = write_language_workflow(tmp_path)
+    before = key(write_quiz(tmp_path / "quiz"))
+    assert key((tmp_path / "quiz").rename(tmp_path / "elsewhere")) == before
+    with (tmp_path / "elsewhere" / "quiz.jsonl").open("a") as file:
+        file.write("\n")
+    assert key(tmp_path / "elsewhere") != before
 
 
 def test_a_changed_policy_changes_the_decision_and_no_training(workflow: Path) -> None:

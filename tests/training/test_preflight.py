@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from tiny import write_teacher, write_workflow
+from tiny import write_csv, write_teacher, write_workflow
 from tiny_language import WORDS, save, texts, tiny_causal, tiny_masked, tiny_tokenizer
 
 from stillhouse.contract import (
@@ -29,9 +31,10 @@ from stillhouse.contract import (
     sha256_of,
     subject_of,
 )
-from stillhouse.data import load_frozen
+from stillhouse.data import load_frozen, load_tables
 from stillhouse.recipe import Recipe, load_recipe, parse_recipe
-from stillhouse.store import ObjectStore, open_store
+from stillhouse.store import ObjectStore, fetch_source, open_store
+from stillhouse.training import prepare_teacher
 from stillhouse.training.preflight import preflight, render
 from stillhouse.training.preflight.candidates import Candidate, candidates
 from stillhouse.training.preflight.crossed import crossed_mean
@@ -433,6 +436,39 @@ def test_a_language_model_of_random_weights_is_told_from_a_teacher(tmp_path: Pat
     assert own.scores["guess"].value == pytest.approx(math.log(len(WORDS)), abs=0.15)
     assert own.scores["guess"].value < own.scores["teacher"].value
     assert own.headroom.value < 0
+
+
+@pytest.mark.slow
+def test_a_teacher_that_knows_better_than_the_labels_is_found_to_help(tmp_path: Path) -> None:
+    """The teacher learned from right labels, the students' labels are wrong in four of ten."""
+    path = write_workflow(tmp_path, rows=500)
+    plain = load_recipe(path)
+    rows = Dataset.from_pandas(load_tables(plain.data, fetch_source)["train"])
+    prepare_teacher(plain, rows, tmp_path / "taught", tmp_path / "training")
+    rng = random.Random(3)
+    head, *lines = (tmp_path / "films.csv").read_text().splitlines()
+    swapped = {"negative": "positive", "positive": "negative"}
+    noisy = [(line.rpartition(","), rng.random() < 0.4) for line in lines]
+    wrong = [f"{start},{swapped[label] if flip else label}" for (start, _, label), flip in noisy]
+    (tmp_path / "films.csv").write_text("\n".join([head, *wrong]) + "\n")
+    write_csv(tmp_path / "right.csv", rows=400, seed=9, prefix="v")
+    train = plain.data.train.model_dump()
+    held_out = train | {"source": {"kind": "path", "path": str(tmp_path / "right.csv")}}
+    recipe = load_recipe(
+        path,
+        {
+            "teacher": {"source": {"kind": "path", "path": str(tmp_path / "taught")}, "licence": "CC0-1.0"},
+            "data.train": train | {"duplicates": "drop"},
+            "data.validation": held_out,
+            "distillation.alpha": 0.1,
+            "training.epochs": 8,
+            "preflight": {"rows": 200, "items": 400, "repeats": 5},
+        },
+    )
+    own = preflight(recipe, store=open_store(str(tmp_path / "store")), work=tmp_path / "work").own
+    assert own.outlook == "likely"
+    assert own.skill.low > 0.3
+    assert own.headroom.low > 0
 
 
 def test_its_code_is_named_whole() -> None:

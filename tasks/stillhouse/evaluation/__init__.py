@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stillhouse.evaluation.blocks import SuiteInfo
     from stillhouse.evaluation.cards import render_card, render_model_card
     from stillhouse.evaluation.console import render_text
+    from stillhouse.evaluation.harness import Benchmark, build_benchmarks
     from stillhouse.evaluation.records import read_records, score, write_records
     from stillhouse.evaluation.report import Check, ReportInputs, TableFacts, render_report
     from stillhouse.evaluation.summary import summarise
@@ -21,6 +22,7 @@ MODULES = {
     "blocks": ("SuiteInfo",),
     "cards": ("render_card", "render_model_card"),
     "console": ("render_text",),
+    "harness": ("Benchmark", "build_benchmarks"),
     "records": ("read_records", "score", "write_records"),
     "report": ("Check", "ReportInputs", "TableFacts", "render_report"),
     "summary": ("summarise",),
@@ -29,12 +31,14 @@ MODULES = {
 """Which module holds which public names."""
 
 __all__ = [
+    "Benchmark",
     "Check",
     "ReportInputs",
     "SuiteInfo",
     "TableFacts",
     "Timed",
     "ask",
+    "build_benchmarks",
     "measure",
     "read_records",
     "render_card",

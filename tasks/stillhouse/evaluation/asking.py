@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from stillhouse.contract import DataRejected, Progress
 from stillhouse.evaluation.generation import right_answers
+from stillhouse.evaluation.harness import Benchmark, ask_benchmark
 from stillhouse.evaluation.language import score_language
 from stillhouse.evaluation.records import score
 from stillhouse.recipe import Recipe
@@ -22,7 +23,7 @@ def ask(
     name: str,
     timed: "Timed",
     suite: str,
-    rows: "Dataset",
+    rows: "Dataset | Benchmark",
     *,
     recipe: Recipe,
     on_progress: Callable[[Progress], None],
@@ -33,7 +34,7 @@ def ask(
         name: Of the model, such as ``teacher``.
         timed: The model.
         suite: Name of the suite.
-        rows: Its frozen items.
+        rows: Its frozen items, or a task of the harness.
         recipe: Its task, limits and section ``evaluation``.
         on_progress: Told after each batch.
 
@@ -44,11 +45,21 @@ def ask(
     from stillhouse.models import documents_of, likelihoods, predict
 
     config, training = recipe.evaluation, recipe.training
-    limits = {"batch_size": config.batch_size, "max_tokens": training.max_tokens}
+    if isinstance(rows, Benchmark):
+        with _named(name, suite):
+            return ask_benchmark(name, timed, rows, batch_size=config.batch_size, on_progress=on_progress)
+    batch_size, max_tokens = config.batch_size, training.max_tokens
     model, tokenizer = timed.model, timed.tokenizer
     if recipe.task == "text-classification":
         with _named(name, suite):
-            predictions = predict(model, tokenizer, list(rows["text"]), **limits, on_progress=on_progress)
+            predictions = predict(
+                model,
+                tokenizer,
+                list(rows["text"]),
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                on_progress=on_progress,
+            )
         return score(name, suite, rows, predictions)
     answers = None
     with _named(name, suite):
@@ -56,11 +67,13 @@ def ask(
             recipe.task,
             tokenizer,
             rows,
-            max_tokens=training.max_tokens,
+            max_tokens=max_tokens,
             mask_share=training.mask_share,
             seed=config.seed,
         )
-        found = likelihoods(model, tokenizer, documents, **limits, on_progress=on_progress)
+        found = likelihoods(
+            model, tokenizer, documents, batch_size=batch_size, max_tokens=max_tokens, on_progress=on_progress
+        )
         if config.generation:
             answers = right_answers(
                 model,
@@ -68,7 +81,7 @@ def ask(
                 rows,
                 documents,
                 config=config.generation,
-                batch_size=config.batch_size,
+                batch_size=batch_size,
                 seed=config.seed,
             )
     return score_language(name, suite, rows, documents, found, answers)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from stillhouse.contract import DataRejected, Metric
 from stillhouse.evaluation.blocks import Block, SuiteBlocks, aligned_rows, strings
-from stillhouse.evaluation.metrics import UNIT, Floats, fixed_point
+from stillhouse.evaluation.metrics import UNIT, Floats, fixed_point, mean
 from stillhouse.evaluation.records import LANGUAGE_SCHEMA
 from stillhouse.recipe import EvaluationConfig
 
@@ -117,10 +117,52 @@ def read_blocks(records: pa.Table, suite: str, models: Sequence[str], config: Ev
     )
 
 
-def _block(rows: pa.Table, where: str) -> Block:
-    losses_N = rows["loss"].to_numpy()
+def read_benchmark(records: pa.Table, suite: str, models: Sequence[str]) -> SuiteBlocks:
+    """Prepare the records of a task of the harness for the statistics: models are compared by right and wrong answers.
+
+    Args:
+        records: Of all models, on this suite and maybe others; see `stillhouse.evaluation.harness.ask_benchmark`.
+        suite: Name of the suite.
+        models: The teacher first.
+
+    Raises:
+        DataRejected: A model lacks items, has some twice, or has losses that are no numbers.
+    """
+    aligned = aligned_rows(records, suite, models)
+    teacher = aligned[models[0]]
+    return SuiteBlocks(
+        metric="accuracy",
+        ids_N=strings(teacher["item_id"]),
+        groups_N=strings(teacher["group"]),
+        models={m: _benchmark_block(rows, f"model {m} on suite {suite}") for m, rows in aligned.items()},
+    )
+
+
+def _benchmark_block(rows: pa.Table, where: str) -> Block:
+    hits_N = rows["hits"].to_numpy()
+    columns_NK = np.stack([np.ones(rows.num_rows), hits_N], axis=1)
+    metrics: dict[Metric, Callable[[Floats], Floats]] = {"accuracy": lambda sums_RK: _ratio(sums_RK, 1, 0)}
+    if rows["loss"].null_count < rows.num_rows:  # written answers have no loss
+        columns_NK = np.hstack([columns_NK, fixed_point(_losses(rows, where))])
+        metrics["nll"] = lambda sums_RK: mean(sums_RK[:, 2], sums_RK[:, 0])
+    return Block(
+        columns_NK=columns_NK,
+        metrics=metrics,
+        proportions={"accuracy": (int(hits_N.sum()), rows.num_rows)},
+        correct_N=hits_N == 1,
+        truncated=pc.sum(rows["truncated"]).as_py(),
+    )
+
+
+def _losses(rows: pa.Table, where: str) -> Floats:
+    losses_N: Floats = rows["loss"].to_numpy()
     if bad := int((~np.isfinite(losses_N)).sum()):
         raise DataRejected(f"{where}: losses of {bad} of {rows.num_rows} items are NaN or infinite; retrain it")
+    return losses_N
+
+
+def _block(rows: pa.Table, where: str) -> Block:
+    losses_N = _losses(rows, where)
     columns_NK = np.zeros((rows.num_rows, 8))
     columns_NK[:, ITEMS] = 1
     columns_NK[:, [LOSS]] = fixed_point(losses_N)
@@ -133,8 +175,8 @@ def _block(rows: pa.Table, where: str) -> Block:
         columns_NK[:, column] = rows[name].to_numpy()
     if not columns_NK[:, TARGETS].any() or (coded and not columns_NK[:, BYTES].any()):
         raise DataRejected(f"{where}: no item has a token to predict; give longer texts")
-    if (mean := losses_N.sum() / columns_NK[:, TARGETS].sum()) > MAX_LOSS:
-        raise DataRejected(f"{where}: {mean:.0f} nats of loss per token; its weights are broken, look at its training")
+    if (nats := losses_N.sum() / columns_NK[:, TARGETS].sum()) > MAX_LOSS:
+        raise DataRejected(f"{where}: {nats:.0f} nats of loss per token; its weights are broken, look at its training")
     metrics: dict[Metric, Callable[[Floats], Floats]] = {
         "nll": _nll,
         "perplexity": _perplexity,

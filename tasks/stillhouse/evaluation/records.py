@@ -57,7 +57,8 @@ LANGUAGE_SCHEMA = pa.schema(
 """Of language models. ``targets`` counts the tokens that carry loss, ``hits`` those that were most probable, ``loss``
 is their summed negative log-likelihood in nats, ``num_bytes`` the UTF-8 bytes that they stand for (null for masked
 models). ``truncated`` tells that the text was cut. ``greedy_right``, ``samples_right`` and ``samples`` (answers drawn)
-are null where no answers were generated. Answers themselves are not kept."""
+are null where no answers were generated. Answers themselves are not kept. An item of a benchmark has one target, which
+is hit if the answer is right; its loss is that of the right answer, null where the model writes."""
 
 
 def score(model_name: str, suite_name: str, dataset: "Dataset", predictions: "Predictions") -> pa.Table:

@@ -68,6 +68,8 @@ class ReportInputs:
     tables: Sequence[TableFacts] = ()
     checks: Sequence[Check] = ()
     """Of the data, those that were met among them."""
+    preflight: str = ""
+    """What became of the prediction that was made before the run; empty if there was none."""
     data_docs: str | None = None
     """Relative address of the data's own pages."""
     digests: Mapping[str, str] = field(default_factory=dict)

@@ -100,6 +100,8 @@ def _measure(
 
     def read(suite: SuiteInfo) -> SuiteBlocks:
         if records.schema.equals(LANGUAGE_SCHEMA):
+            if suite.kind == "benchmark":
+                return language.read_benchmark(records, suite.name, plan.models)
             return language.read_blocks(records, suite.name, plan.models, plan.config)
         return classification.read_blocks(records, suite.name, plan.models, plan.config, labels, temperatures)
 

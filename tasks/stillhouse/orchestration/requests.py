@@ -3,7 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stillhouse.contract import Artifact, IntegrityError, ResultRef, StageRequest
+from pydantic import ValidationError
+
+from stillhouse.contract import (
+    Artifact,
+    IntegrityError,
+    Preflight,
+    PreflightPointer,
+    ResultRef,
+    StageRequest,
+    latest_key,
+    preflight_key,
+    subject_of,
+)
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import PlannedTask
 from stillhouse.promotion.ledger import Ledger
@@ -40,8 +52,10 @@ def build_request(
     known: dict[str, Any] = {**task.parameters, **(parameters or {})}
     if task.stage == "evaluate":
         inputs |= _champion(recipe, deployment, candidate=inputs["kd"])
-    if task.stage == "decide" and (champion := read_result(results["evaluate"]).inputs.get("champion")):
-        known["champion_sha256"] = champion.sha256
+    if task.stage == "decide":
+        inputs |= _prediction(recipe, deployment)
+        if champion := read_result(results["evaluate"]).inputs.get("champion"):
+            known["champion_sha256"] = champion.sha256
     return StageRequest(
         stage=task.stage,
         run_id=run_id,
@@ -61,6 +75,22 @@ def _output(results: Mapping[str, ResultRef], task_id: str, output: str) -> Arti
         return result.outputs[output]
     except KeyError:
         raise IntegrityError(f"the result of {task_id} has no output '{output}'; clear that task") from None
+
+
+def _prediction(recipe: Recipe, deployment: Deployment) -> dict[str, Artifact]:
+    """Return the latest preflight's prediction as an input, if there is one about the recipe as it is."""
+    store = open_store(deployment.store)
+    try:
+        pointer = PreflightPointer.model_validate_json(store.get(latest_key(recipe.name)))
+        key = preflight_key(recipe.name, pointer.key)
+        document = store.get(key)
+        if Preflight.model_validate_json(document).subject != subject_of(recipe):
+            return {}
+    except FileNotFoundError:
+        return {}
+    except ValidationError:
+        raise IntegrityError(f"{store.uri(latest_key(recipe.name))} or what it names is damaged; remove it") from None
+    return {"preflight": Artifact(uri=store.uri(key), sha256=pointer.sha256, num_bytes=len(document))}
 
 
 def _champion(recipe: Recipe, deployment: Deployment, *, candidate: Artifact) -> dict[str, Artifact]:

@@ -73,7 +73,7 @@ class GenerationConfig(Config):
 class HarnessConfig(Config):
     """Tasks of the lm-evaluation-harness (Gao et al. 2024), each a suite of kind ``benchmark``.
 
-    They need ``stillhouse[harness]``, and a right or wrong for every item: ``acc``, or ``exact_match`` of greedy answers.
+    They need ``stillhouse[harness]``, and right or wrong for each item: ``acc``, or ``exact_match`` of greedy answers.
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)

@@ -100,7 +100,15 @@ CATALOG: dict[StageName, StageSpec] = {
             name="validate",
             reads=_reads("data"),
             code=("data",),
-            distributions=("great-expectations", "datasets", "pandas", "pyarrow", "scikit-learn", "scipy", "datasketch"),
+            distributions=(
+                "great-expectations",
+                "datasets",
+                "pandas",
+                "pyarrow",
+                "scikit-learn",
+                "scipy",
+                "datasketch",
+            ),
             sources=lambda recipe: {name: table.source for name, table in recipe.data.named_tables().items()},
         ),
         StageSpec(

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stillhouse import __version__
-from stillhouse.contract import Artifact, Decision, EvaluationSummary, Timings, TrainingHistory, pretty_json
+from stillhouse.contract import (
+    Artifact,
+    Decision,
+    EvaluationSummary,
+    Preflight,
+    Timings,
+    TrainingHistory,
+    compare,
+    pretty_json,
+)
 from stillhouse.data.report import ValidationReport
 from stillhouse.evaluation import ReportInputs, TableFacts, read_records, render_card, render_model_card, render_report
 from stillhouse.promotion.gate import decide
@@ -54,7 +63,9 @@ def run(context: StageContext) -> StageOutcome:
         },
         tables=_table_facts(context.recipe, validation, inputs),
         checks=validation.checks,
-        data_docs=_data_docs(context),
+        preflight=_preflight(context, summary),
+        # As seen from the report in the same store.
+        data_docs=posixpath.relpath(f"{inputs['docs'].uri}/index.html", context.store.uri(context.prefix)),
         digests={name: artifact.sha256 for name, artifact in inputs.items()},
         seconds=_seconds(context),
         software=f"Stillhouse {__version__}",
@@ -64,10 +75,12 @@ def run(context: StageContext) -> StageOutcome:
     return StageOutcome(summary=_headline(decision), metrics=_counts(decision))
 
 
-def _data_docs(context: StageContext) -> str:
-    """Return the address of the Data Docs as seen from the report in the same store."""
-    here = context.store.uri(context.prefix)
-    return posixpath.relpath(f"{context.request.inputs['docs'].uri}/index.html", here)
+def _preflight(context: StageContext, summary: EvaluationSummary) -> str:
+    """Return what became of the prediction that was made before this run; empty if there was none."""
+    if "preflight" not in context.request.inputs:
+        return ""
+    prediction = Preflight.model_validate_json(context.input("preflight").read_bytes())
+    return compare(prediction, summary).statement
 
 
 def _seconds(context: StageContext) -> dict[str, float]:

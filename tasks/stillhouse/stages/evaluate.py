@@ -12,7 +12,17 @@ from datasets import Dataset
 
 from stillhouse.contract import METRICS, EvaluationSummary, Progress, pretty_json
 from stillhouse.data.frozen import load_frozen
-from stillhouse.evaluation import SuiteInfo, Timed, ask, measure, read_records, summarise, write_records
+from stillhouse.evaluation import (
+    Benchmark,
+    SuiteInfo,
+    Timed,
+    ask,
+    build_benchmarks,
+    measure,
+    read_records,
+    summarise,
+    write_records,
+)
 from stillhouse.models import configure_torch, load_model, load_tokenizer
 from stillhouse.stages.context import StageContext, StageOutcome
 
@@ -26,23 +36,26 @@ def run(context: StageContext) -> StageOutcome:
 
     Raises:
         DataRejected: A model gives NaN or infinite scores, or models can't be compared.
+        ConfigurationError: A benchmark is unfit, or a model for it.
     """
     recipe, config = context.recipe, context.recipe.evaluation
     configure_torch(threads=context.cpus, seed=config.seed)
     suites = recipe.data.suites()
     sets = {suite: load_frozen(context.input(name)) for suite, (name, _) in suites.items()}
+    benchmarks = build_benchmarks(config.harness, context.workspace) if config.harness else []
     models = {name: _load(context, name) for name in MODELS if name in context.request.inputs}
     calibration = {CALIBRATION: load_frozen(context.input(CALIBRATION))} if config.temperature_scaling else {}
-    items = sum(len(rows) for rows in (*sets.values(), *calibration.values()))
+    items = sum(len(rows) for rows in (*sets.values(), *benchmarks, *calibration.values()))
     asked = _Interview(context, models, context.progress("items", total=len(models) * items))
-    records = asked.records("records", sets)
+    records = asked.records("records", sets | {benchmark.suite: benchmark for benchmark in benchmarks})
     summary = summarise(
         records,
         config=config,
         suites=[
             SuiteInfo(name=suite, kind=kind, items_sha256=context.request.inputs[name].sha256)
             for suite, (name, kind) in suites.items()
-        ],
+        ]
+        + [benchmark.info for benchmark in benchmarks],
         labels=recipe.data.labels,
         validation=asked.records("validation-records", calibration) if calibration else None,
     )
@@ -63,7 +76,7 @@ class _Interview:
         self._progress = progress
         self._done = 0
 
-    def records(self, output: str, sets: Mapping[str, Dataset]) -> pa.Table:
+    def records(self, output: str, sets: Mapping[str, Dataset | Benchmark]) -> pa.Table:
         """Store the records of all models on all sets as ``output``, and return them as read back."""
         found = []
         for name, model in self._models.items():

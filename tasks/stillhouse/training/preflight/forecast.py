@@ -177,8 +177,8 @@ def _conclude(own: Probe, choice: TeacherChoice | None, metric: Metric) -> str:
     told = {
         "likely": f"distillation is likely to beat plain fine-tuning ({gain}, {chance})",
         "unlikely": f"distillation is unlikely to beat plain fine-tuning ({gain}, {chance})",
-        "open": f"open: the probe can't tell distillation from plain fine-tuning ({gain}, {chance}); to see differences "
-        f"below about {half:.3f}, raise preflight.rows, items or repeats",
+        "open": f"open: the probe can't tell distillation from plain fine-tuning ({gain}, {chance}); to see "
+        f"differences below about {half:.3f}, raise preflight.rows, items or repeats",
     }[own.outlook]
     sentences = [sentence for sentence in (own.problem, told, _advise(choice)) if sentence]
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
