@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -143,9 +144,10 @@ def _strata(train: pd.DataFrame, seed: int) -> list[list[list[int]]]:
     """Return, for each label, its rows in the order in which sets are cut; those of a group are one unit."""
     order = ranks(train, f"split-{seed}").sort_values(kind="stable").index
     group_of = train["group"] if "group" in train else pd.Series(train.index, index=train.index)
-    units = [list(rows) for rows in order.groupby(group_of.loc[order]).values()]
-    place = {row: position for position, row in enumerate(order)}
-    units.sort(key=lambda rows: place[rows[0]])
+    together: dict[Any, list[int]] = {}
+    for row, group in zip(order, group_of.loc[order], strict=True):
+        together.setdefault(group, []).append(row)
+    units = list(together.values())  # in the order of their first rows
     if "label" not in train:
         return [units]
     labels = train["label"].to_dict()

@@ -197,10 +197,8 @@ class DataConfig(Config):
         tables |= {f"ood-{ood.name}": ood.table for ood in self.ood}
         return tables | ({"reference": self.coverage.reference} if self.coverage else {})
 
-    def suites(self) -> dict[str, tuple[str, "SuiteKind"]]:
+    def suites(self) -> dict[str, tuple[str, SuiteKind]]:
         """What the models are measured on, in-domain first: by suite, the frozen set's name and the suite's kind."""
-        return (
-            {self.domain: ("test", "in-domain")}
-            | {ood.name: (f"ood-{ood.name}", ood.kind) for ood in self.ood}
-            | {p.name: (f"perturbed-{p.name}", "perturbed") for p in self.perturbations}
-        )
+        found: dict[str, tuple[str, SuiteKind]] = {self.domain: ("test", "in-domain")}
+        found |= {ood.name: (f"ood-{ood.name}", ood.kind) for ood in self.ood}
+        return found | {p.name: (f"perturbed-{p.name}", "perturbed") for p in self.perturbations}

@@ -50,6 +50,20 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _evidence_fits_the_task(self) -> Self:
+        evidence_of_classifiers = {
+            "an ood set of kind out-of-scope": any(ood.kind == "out-of-scope" for ood in self.data.ood),
+            "data.coverage.max_label_distance": self.data.coverage
+            and self.data.coverage.max_label_distance is not None,
+            "data.perturbations": self.data.perturbations,
+            "evaluation.temperature_scaling": self.evaluation.temperature_scaling,
+        }
+        for name, wanted in evidence_of_classifiers.items():
+            if wanted and self.task != "text-classification":
+                raise ValueError(f"{name} needs task text-classification")
+        return self
+
+    @model_validator(mode="after")
     def _options_fit_the_task(self) -> Self:
         if self.distillation.on_policy and self.task != "causal-lm":
             raise ValueError("distillation.on_policy needs task causal-lm")
@@ -57,15 +71,6 @@ class Recipe(Config):
             raise ValueError("student.vocabulary needs task text-classification")
         if self.student.vocabulary and self.distillation.features:
             raise ValueError("student.vocabulary changes the token ids, which features compare; leave one out")
-        if self.task != "text-classification":
-            if any(ood.kind == "out-of-scope" for ood in self.data.ood):
-                raise ValueError("an ood set of kind out-of-scope needs task text-classification")
-            if self.data.coverage and self.data.coverage.max_label_distance is not None:
-                raise ValueError("data.coverage.max_label_distance needs task text-classification")
-            if self.data.perturbations:
-                raise ValueError("data.perturbations needs task text-classification")
-            if self.evaluation.temperature_scaling:
-                raise ValueError("evaluation.temperature_scaling needs task text-classification")
         if self.evaluation.generation and (self.task != "causal-lm" or self.data.train.prompt_column is None):
             raise ValueError("evaluation.generation needs task causal-lm and a prompt_column")
         if self.student.lora and self.training.sharding == "shard":
