@@ -256,6 +256,7 @@ def test_human_approval_shows_the_card_and_is_bound_to_the_decision(
     assert shown[:12] in asked["subject"]
     assert shown in asked["body"]
     assert "# Promote?" in asked["body"]
+    assert "in MLflow](http" in asked["body"]
     assert asked["defaults"] == ["Reject"]
     assert parked.value.timeout.total_seconds() == 7200
 

@@ -10,9 +10,10 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 from stillhouse.contract import DataRejected, Decision, NotPermitted, StageResult
-from stillhouse.orchestration.airflow.operators import pull_result
+from stillhouse.orchestration.airflow.operators import pull_result, run_id_of
 from stillhouse.orchestration.airflow.params import recipe_of_run
 from stillhouse.orchestration.deployment import Deployment
+from stillhouse.orchestration.describe import mlflow_workflow_url
 from stillhouse.promotion.ledger import same_person
 from stillhouse.recipe import PromotionConfig, load_recipe
 from stillhouse.stages.records import read_result
@@ -58,7 +59,8 @@ class PromotionApproval(ApprovalOperator):
         result, decision = _decision(context)
         if decision.verdict != "promote":
             raise AirflowSkipException(f"the verdict is '{decision.verdict}': nothing to approve, nothing is promoted")
-        if Deployment.from_environment().tracking_uri is None:
+        tracking_uri = Deployment.from_environment().tracking_uri
+        if tracking_uri is None:
             raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI to promote")
         if promotion.approval == "auto":
             self.log.info("the recipe approves by itself (promotion.approval: auto), decision %s", decision.digest)
@@ -69,6 +71,7 @@ class PromotionApproval(ApprovalOperator):
         self.body = _question(
             read_artifact(result.outputs["card"]).decode(),
             decision.digest,
+            runs=mlflow_workflow_url(tracking_uri, context["dag"].dag_id, run_id_of(context)),
             not_by=triggered_by(context) if promotion.approval == "two-person" else None,
         )
         self.response_timeout = timedelta(hours=promotion.approval_hours)
@@ -165,6 +168,9 @@ def _approval(
     }
 
 
-def _question(card: str, digest: str, *, not_by: str | None) -> str:
+def _question(card: str, digest: str, *, runs: str, not_by: str | None) -> str:
     second = f"\n\n**Two persons are needed:** {not_by} triggered this run and can't approve it." if not_by else ""
-    return f"{card.rstrip()}\n\n---\n\nYour answer counts for this decision only: `{digest}`{second}\n"
+    return (
+        f"{card.rstrip()}\n\n[The runs behind it in MLflow]({runs}); the report is an artifact of `decide`."
+        f"\n\n---\n\nYour answer counts for this decision only: `{digest}`{second}\n"
+    )
