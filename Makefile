@@ -28,7 +28,7 @@ unit: ## Tests that need seconds
 
 e2e: ## Tests that need minutes: real servers, real data, killed processes
 	@infra/install.sh test
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m slow -n 2 --dist loadfile
 
 screenshots: ## Take the README's screenshots of a quickstart that is up (needs Chromium)
 	@infra/install.sh test

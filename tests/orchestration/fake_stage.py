@@ -125,8 +125,15 @@ def timings() -> Timings:
 
 def summary() -> EvaluationSummary:
     sure = Estimate(value=0.9, low=0.9, high=0.9, standard_error=0.0, n=10)
-    scores = ModelScores(accuracy=sure, macro_f1=sure, ece=sure, nll=sure, truncated=0)
-    suite = SuiteSummary(name="movies", kind="in-domain", num_items=10, items_sha256="0" * 64, models={"kd": scores})
+    suite = SuiteSummary(
+        name="movies",
+        kind="in-domain",
+        metric="accuracy",
+        num_items=10,
+        num_groups=10,
+        items_sha256="0" * 64,
+        models={"kd": ModelScores(metrics={"accuracy": sure}, truncated=0)},
+    )
     return EvaluationSummary(
         confidence=0.95,
         resamples=100,
@@ -135,6 +142,7 @@ def summary() -> EvaluationSummary:
         suites=(suite,),
         comparisons=(),
         retention={},
+        mean_retention=None,
         drops={},
         excess_drops={},
     )
