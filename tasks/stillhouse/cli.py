@@ -247,7 +247,7 @@ def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
     for spec in CATALOG.values():
         for source in spec.sources(loaded).values():
             fingerprint_source(source)
-    typer.echo(f"{loaded.name}: a valid recipe of {len(loaded.data.labels)} labels and {loaded.student.layers} layers")
+    typer.echo(f"{loaded.name}: a valid recipe for {loaded.task}; {len(loaded.data.suites())} suites judge its student")
 
 
 @recipe_app.command("schema")

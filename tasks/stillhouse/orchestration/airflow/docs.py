@@ -55,7 +55,7 @@ def describe_recipe(recipe: Recipe) -> str:
     arms = " and ".join(f"`{arm}`" for arm in recipe.distillation.arms)
     return (
         f"{recipe.description}\n\n"
-        f"Distils into {recipe.student.layers} layers (arms {arms}), judges by policy `{_stem(recipe.gate.policy)}`, "
+        f"Distils a model for {recipe.task} (arms {arms}), judges by policy `{_stem(recipe.gate.policy)}`, "
         f"promotes to `models:/{recipe.promotion.model}@champion` with approval `{recipe.promotion.approval}`.\n\n"
         f"| source | from | licence |\n|---|---|---|\n{sources}\n\n"
         "A task whose inputs, settings and code were seen before is not run again: it reuses the earlier result and "
