@@ -148,9 +148,7 @@ def verify(
     model_uri: Annotated[
         str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder with a model.")
     ],
-    tracking: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server of a registered model.")
-    ] = None,
+    tracking: TrackingOption = None,
     key: Annotated[
         Path | None, typer.Option(help="PEM file of the public key; by default that of STILLHOUSE_VERIFY_KEY.")
     ] = None,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 from stillhouse.contract import (
     Artifact,
@@ -14,7 +15,7 @@ from stillhouse.contract import (
     StageRequest,
 )
 from stillhouse.recipe import Recipe
-from stillhouse.store import ObjectStore, fetch_artifact, save_bytes, save_file, save_tree
+from stillhouse.store import ObjectStore, fetch_artifact, open_store, save_bytes, save_file, save_tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,25 @@ class StageContext:
     """False in all but the first of several processes that train together: only the first one saves outputs."""
     outputs: dict[str, Artifact] = field(default_factory=dict)
     """Filled by the ``save_*`` methods."""
+
+    @classmethod
+    def of(cls, request: StageRequest, key: str, workspace: Path, **how: Any) -> Self:
+        """Return the view of the task that ``request`` asks for.
+
+        Args:
+            request: What is asked for.
+            key: Its content key, below which the outputs go.
+            workspace: See the field.
+            **how: The other fields: who follows the work, and who leads it.
+        """
+        return cls(
+            request=request,
+            recipe=request.parsed_recipe(),
+            store=open_store(request.store),
+            prefix=f"stages/{request.stage}/{key}",
+            workspace=workspace,
+            **how,
+        )
 
     @property
     def cpus(self) -> int:

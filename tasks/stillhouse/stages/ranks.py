@@ -11,7 +11,6 @@ from pathlib import Path
 from stillhouse.contract import ConfigurationError, StageRequest
 from stillhouse.stages.catalog import CATALOG, find_reusable, key_of
 from stillhouse.stages.context import StageContext
-from stillhouse.store import open_store
 
 
 def check_processes(request: StageRequest) -> None:
@@ -50,12 +49,10 @@ def follow_stage(request: StageRequest, *, work: Path) -> None:
     workspace = work / request.stage / key
     workspace.mkdir(parents=True, exist_ok=True)
     importlib.import_module(CATALOG[request.stage].module).run(
-        StageContext(
-            request=request,
-            recipe=request.parsed_recipe(),
-            store=open_store(request.store),
-            prefix=f"stages/{request.stage}/{key}",
-            workspace=workspace,
+        StageContext.of(
+            request,
+            key,
+            workspace,
             mlflow_run_id=None,
             report_progress=lambda progress: None,
             report_point=lambda point: None,

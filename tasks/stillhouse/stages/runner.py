@@ -93,12 +93,10 @@ def _run(request: StageRequest, recorder: Recorder, work: Path) -> ResultRef:
 def _work(request: StageRequest, key: str, workspace: Path, recorder: Recorder, publisher: Publisher) -> StageResult:
     spec = CATALOG[request.stage]
     started = _first_start(workspace)
-    context = StageContext(
-        request=request,
-        recipe=request.parsed_recipe(),
-        store=open_store(request.store),
-        prefix=f"stages/{request.stage}/{key}",
-        workspace=workspace,
+    context = StageContext.of(
+        request,
+        key,
+        workspace,
         mlflow_run_id=publisher.mlflow_run_id,
         report_progress=recorder.progress,
         report_point=publisher.live(),
