@@ -144,7 +144,7 @@ def train(
         )
         digests = {"teacher_sha256": "0" * 64, "data_sha256": sha256_of_file(options.workspace / "train.parquet")}
         manifest = write_shard(plain, teacher, tokenizer, rows, workspace / "cache", **digests)
-        cache = open_cache(plain, [workspace / "cache"], teacher, tokenizer, rows, **digests)
+        cache = open_cache(plain, [workspace / "cache"], teacher, tokenizer, rows, **digests).scores
         written = sum(path.stat().st_size for path in (workspace / "cache").iterdir())
         size = written / (manifest.num_targets or 1)
     training = recipe.training.model_copy(update={"checkpoint_seconds": 3600.0})

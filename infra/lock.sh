@@ -23,5 +23,5 @@ lock() {
     mv "$out.tmp" "$out"
 }
 
-lock infra/locks/test.lock build airflow ml harness dev
-lock infra/locks/run.lock build airflow ml
+lock infra/locks/test.lock build airflow ml reasoning harness dev
+lock infra/locks/run.lock build airflow ml reasoning

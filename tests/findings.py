@@ -1,6 +1,7 @@
 """Made-up evidence of every shape, for tests of what is told about it: no model runs and nothing is measured."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,26 +12,35 @@ from imaginary import make_history
 
 from stillhouse.contract import (
     METRICS,
+    AnswerCounts,
     Comparison,
     Decision,
+    Diversity,
     Estimate,
     EvaluationSummary,
+    FilterCount,
     IntegrityCheck,
+    LengthBin,
     Metric,
     ModelScores,
     ModelTiming,
+    RatingFacts,
     RuleOutcome,
     SuiteSummary,
+    SynthesisReport,
+    TermsFinding,
+    TermsReport,
     Timings,
+    TraceAudit,
 )
-from stillhouse.evaluation import ReportInputs, TableFacts
-from stillhouse.recipe import load_recipe
+from stillhouse.evaluation import ReportInputs, TableFacts, TaskCost
+from stillhouse.recipe import ApiConfig, SignOff, TracesConfig, load_recipe
 from stillhouse.recipe.data import SuiteKind
 
 ROOT = Path(__file__).parents[1]
 
 MODELS = ("teacher", "kd", "sft", "start", "champion")
-SKILL = {"teacher": 0.0, "kd": 0.019, "sft": 0.031, "start": 0.33, "champion": 0.026}
+SKILL = {"teacher": 0.0, "kd": 0.019, "unfiltered": 0.024, "sft": 0.031, "start": 0.33, "champion": 0.026}
 """How much worse than the teacher a model is."""
 
 CLASSIFIED: Mapping[str, tuple[SuiteKind, float, int]] = {
@@ -49,6 +59,11 @@ LANGUAGE: Mapping[str, tuple[SuiteKind, float, int]] = {
     "letters": ("shifted-domain", 3.391, 300),
 }
 
+PROBLEMS: Mapping[str, tuple[SuiteKind, float, int]] = {
+    "sums": ("in-domain", 0.612, 600),
+    "longer-sums": ("shifted-domain", 0.343, 400),
+}
+
 TIMINGS = Timings(
     threads=2,
     num_items=100,
@@ -59,6 +74,7 @@ TIMINGS = Timings(
         for name, size, ms in (
             ("teacher", 22_700_000, 8.41),
             ("kd", 17_400_000, 4.62),
+            ("unfiltered", 17_400_000, 4.65),
             ("sft", 17_400_000, 4.66),
             ("start", 17_400_000, 4.64),
             ("champion", 17_400_000, 4.71),
@@ -83,6 +99,11 @@ def language() -> EvaluationSummary:
     return make_summary(LANGUAGE, "nll", models=("teacher", "kd", "sft", "start"))
 
 
+def written() -> EvaluationSummary:
+    """Return the summary of a run whose teacher is a server that wrote reasoning, judged by its students' answers."""
+    return make_summary(PROBLEMS, "exact_match", models=("kd", "unfiltered", "sft", "start"))
+
+
 def make_summary(
     suites: Mapping[str, tuple[SuiteKind, float, int]], metric: Metric, *, models: tuple[str, ...] = MODELS
 ) -> EvaluationSummary:
@@ -104,7 +125,9 @@ def make_summary(
         assert teacher is not None
         return estimate(mine.value / teacher.value, 0.021, suite.num_items)
 
-    shares = [suite for suite in found if METRICS[metric].better == "higher" and suite.kind != "out-of-scope"]
+    has_teacher = "teacher" in models
+    higher = has_teacher and METRICS[metric].better == "higher"
+    shares = [suite for suite in found if higher and suite.kind != "out-of-scope"]
     drops = {model: {suite.name: drop(model, suite) for suite in away} for model in models}
     return EvaluationSummary(
         confidence=0.95,
@@ -119,6 +142,7 @@ def make_summary(
         excess_drops={
             suite.name: estimate(drops["kd"][suite.name].value - drops["teacher"][suite.name].value, 0.014)
             for suite in away
+            if has_teacher
         },
     )
 
@@ -155,6 +179,13 @@ def _scores(suite: str, kind: str, teacher: float, n: int, metric: Metric, model
             "bits_per_byte": estimate(loss / 3.1, half / 3.1, n),
             "accuracy": estimate(0.42 - worse, half / 4, n),
         }
+    elif metric == "exact_match":
+        quality = {
+            "nll": estimate(2.9 + 6 * worse, half, n),
+            "perplexity": estimate(float(np.exp(2.9 + 6 * worse)), half, n),
+            "exact_match": estimate(max(teacher - worse, 0.02), half / 4, n),
+            "pass_at_1": estimate(max(teacher - 0.04 - worse, 0.01), half / 4, n),
+        }
     else:
         quality = {
             "accuracy": estimate(teacher - worse, half, n),
@@ -189,7 +220,7 @@ def _comparison(suite: SuiteSummary, baseline: str) -> Comparison:
     assert other is not None
     difference = estimate(mine.value - other.value, 0.013, suite.num_items)
     p = 0.5 ** (1 + 300 * abs(difference.value))
-    flips = suite.metric == "accuracy"
+    flips = suite.metric in ("accuracy", "exact_match")
     return Comparison(
         suite=suite.name,
         metric=suite.metric,
@@ -209,7 +240,7 @@ def make_decision(summary: EvaluationSummary) -> Decision:
     quality, versus = home.score("kd"), summary.comparison(home.name, "start")
     assert quality is not None
     assert versus is not None
-    away = list(summary.excess_drops)[-1]
+    away = list(summary.drops["kd"])[-1]
     rules = (
         RuleOutcome(rule="learned-something", requirement=f"beats its start by more than 0.02 on {home.name}",
                     outcome="pass", value=versus.gain, bound=0.02, reason="even the lower bound exceeds 0.02"),
@@ -219,7 +250,7 @@ def make_decision(summary: EvaluationSummary) -> Decision:
         RuleOutcome(rule="good-enough", requirement=f"{home.metric} on {home.name} is at least 0.99", outcome="fail",
                     value=quality, bound=0.99, reason="the upper bound is below 0.99"),
         RuleOutcome(rule="ood", requirement=f"from {home.name} to {away} loses at most 0.05 more than the teacher",
-                    outcome="pass", value=summary.excess_drops[away], bound=0.05, power=0.93,
+                    outcome="pass", value=(summary.excess_drops or summary.drops["kd"])[away], bound=0.05, power=0.93,
                     reason="the upper bound is below 0.05"),
     )  # fmt: skip
     checks = (
@@ -255,10 +286,72 @@ def make_classified_records(summary: EvaluationSummary, *, num_items: int = 600)
     return pa.table(columns)
 
 
+def make_terms() -> TermsReport:
+    """Return what the terms policy said about two teachers."""
+    findings = (
+        TermsFinding(teacher="large-1 at teacher.example", role="teacher", licence="Own terms 1.0", provider="example",
+                     use="internal", ruling="needs-sign-off", rule="No models that compete with the provider's.",
+                     citation="https://teacher.example/terms", read_on=date(2026, 11, 20),
+                     sign_off=SignOff(by="A. Counsel", reference="LEGAL-17", on=date(2026, 11, 21))),
+        TermsFinding(teacher="elder-2", role="inherited", licence="apache-2.0", use="internal", ruling="allowed",
+                     rule="Any use, with notices kept.", citation="https://www.apache.org/licenses/LICENSE-2.0"),
+    )  # fmt: skip
+    return TermsReport(policy="terms", policy_sha256="7" * 64, findings=findings)
+
+
+def make_synthesis(**changes: Any) -> SynthesisReport:
+    """Return what became of traces that a server wrote, with every part that a report may have."""
+    bins = ((1, 40, 0.71, 0.99, 900), (41, 80, 0.58, 0.97, 1200), (81, 160, 0.41, 0.95, 700), (161, 400, 0.2, 0.93, 90))
+    audit = TraceAudit(
+        traces=2890,
+        checked=2510,
+        steps=9130,
+        wrong_steps=331,
+        accuracy=estimate(0.561, 0.031, 2890),
+        right_with_wrong_steps=estimate(0.047, 0.012, 1400),
+        first_wrong=(92, 71, 40, 22, 9, 4, 1, 3),
+        by_length=tuple(
+            LengthBin(low=low, high=high, accuracy=estimate(right, 0.9 / n**0.5, n),
+                      step_accuracy=estimate(steps, 0.3 / n**0.5, n))
+            for low, high, right, steps, n in bins
+        ),
+        per_step=0.9637,
+    )  # fmt: skip
+    given: dict[str, Any] = {
+        "kind": "traces",
+        "teacher": "large-1 at teacher.example",
+        "counts": AnswerCounts(prompts=3000, from_ledger=1200, requests=1841, refused=12, truncated=71, empty=3,
+                               prompt_tokens=410_000, answer_tokens=302_511, cost=1.8374),
+        "filters": (
+            FilterCount(name="empty", seen=3000, removed=3),
+            FilterCount(name="truncated", seen=2997, removed=71),
+            FilterCount(name="verifier", seen=2926, removed=1284),
+            FilterCount(name="duplicates", seen=1642, removed=201),
+        ),
+        "kept": 1441,
+        "rows": {"train": 1441, "unfiltered": 1512},
+        "tokens": {"train": 150_312, "unfiltered": 150_290},
+        "diversity": {
+            "train": Diversity(texts=1441, distinct_1=0.412, distinct_2=0.731, self_bleu=0.347, near_duplicates=0.0),
+            "unfiltered": Diversity(texts=1512, distinct_1=0.398, distinct_2=0.702, self_bleu=0.381,
+                                    near_duplicates=0.067),
+        },
+        "rating": RatingFacts(rated=400, unreadable=7, mean=3.21, standard_deviation=1.04, rank_correlation=0.43,
+                              mean_kept=3.91),
+        "audit": audit,
+    }  # fmt: skip
+    return SynthesisReport(**given | changes)
+
+
 def make_inputs(summary: EvaluationSummary, **changes: Any) -> ReportInputs:
     """Return everything on a page about ``summary``."""
     is_language = summary.suites[0].metric == "nll"
     recipe = load_recipe(ROOT / "dags" / "recipes" / "quickstart.yaml")
+    if not summary.has_teacher:
+        is_language = True
+        api = ApiConfig(base_url="https://teacher.example/v1", model="large-1", key="env:TEACHER_KEY")
+        teacher = recipe.teacher.model_copy(update={"source": None, "api": api})
+        recipe = recipe.model_copy(update={"teacher": teacher, "synthesis": TracesConfig()})
     if is_language:
         data = recipe.data.model_copy(update={"labels": ()})
         recipe = recipe.model_copy(update={"task": "causal-lm", "data": data})
@@ -277,7 +370,13 @@ def make_inputs(summary: EvaluationSummary, **changes: Any) -> ReportInputs:
         ],
         "data_docs": "data-docs/index.html",
         "digests": {"records": "f" * 64},
-        "seconds": {"validate": 6.3, "distill-kd": 82.0, "evaluate": 4000.0},
+        "terms": make_terms(),
+        "synthesis": None if summary.has_teacher else make_synthesis(),
+        "costs": {
+            "validate": TaskCost(seconds=6.3, cpu_seconds=7.0, peak_memory_bytes=612_000_000),
+            "distill-kd": TaskCost(seconds=82.0, cpu_seconds=160.0, peak_memory_bytes=1_912_000_000),
+            "evaluate": TaskCost(seconds=4000.0, cpu_seconds=7900.0, peak_memory_bytes=1_211_000_000),
+        },
         "software": "Stillhouse 0.1.0",
     }  # fmt: skip
     return ReportInputs(**given | changes)

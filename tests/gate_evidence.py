@@ -62,6 +62,7 @@ class Facts:
     teacher: Estimate | None = estimate(-0.01)
     start: Estimate | None = estimate(0.3)
     sft: Estimate | None = estimate(0.0)
+    unfiltered: Estimate | None = None
     champion: Estimate | None = estimate(0.02)
     excess_drop: Estimate | None = estimate(0.02)
     lost: Estimate | None = estimate(0.05)
@@ -80,10 +81,21 @@ class Facts:
     """Of every suite."""
     suites: tuple[tuple[str, SuiteKind], ...] = (("movies", "in-domain"), ("tweets", "shifted-domain"))
 
+    has_teacher: bool = True
+    """False if it is a server: then nothing is relative to it."""
+
     @property
     def models(self) -> tuple[str, ...]:
         """All models; an arm or champion that was not compared was not there."""
-        return ("teacher", "kd", "start", *(["sft"] if self.sft else []), *(["champion"] if self.champion else []))
+        there = {
+            "teacher": self.has_teacher,
+            "kd": True,
+            "unfiltered": self.unfiltered is not None,
+            "sft": self.sft is not None,
+            "start": True,
+            "champion": self.champion is not None,
+        }
+        return tuple(model for model, is_there in there.items() if is_there)
 
     def summary(self) -> EvaluationSummary:
         """What the gate is given."""
@@ -98,17 +110,20 @@ class Facts:
                 self._comparison(name, baseline, gain, lost)
                 for name in names
                 for baseline, gain, lost in (
-                    ("teacher", self.teacher, self.lost),
+                    ("teacher", self.teacher if self.has_teacher else None, self.lost),
                     ("start", self.start, None),
                     ("sft", self.sft, None),
+                    ("unfiltered", self.unfiltered, None),
                     ("champion", self.champion, self.churn),
                 )
                 if gain
             ),
-            retention=dict.fromkeys(names, self.retention) if self.retention else {},
-            mean_retention=self.mean_retention,
+            retention=dict.fromkeys(names, self.retention) if self.retention and self.has_teacher else {},
+            mean_retention=self.mean_retention if self.has_teacher else None,
             drops={},
-            excess_drops=dict.fromkeys(names[1:], self.excess_drop) if self.excess_drop else {},
+            excess_drops=dict.fromkeys(names[1:], self.excess_drop)
+            if self.excess_drop and self.has_teacher
+            else {},
         )
 
     def timings(self) -> Timings:
@@ -177,4 +192,5 @@ def decide_by(policy: Policy, facts: Facts, summary: EvaluationSummary, checks: 
         champion_sha256=CHAMPION if facts.champion else None,
         evidence_sha256=EVIDENCE,
         timings_sha256=TIMINGS,
+        has_teacher=facts.has_teacher,
     )

@@ -33,8 +33,16 @@ def main(out: Path, sharding: str, step: int = 0) -> None:
             rows=texts(),
             task="causal-lm",
             config=TrainingConfig(
-                epochs=3, batch_size=5, learning_rate=3e-3, max_tokens=24, checkpoint_seconds=0, sharding=sharding
+                epochs=3,
+                batch_size=5,
+                learning_rate=3e-3,
+                max_tokens=24,
+                checkpoint_seconds=0,
+                sharding=sharding,
+                validation_points=4,
             ),
+            # Three batches of held-out texts: one process has one less than the other.
+            validation=texts(14, seed=9),
             loss=build_loss(config, "kd", student=model_shape(student), teacher=model_shape(teacher)),
             teacher=teacher,
             workspace=out / "workspace",

@@ -118,13 +118,17 @@ def preflight(
     from rich.console import Console
 
     from stillhouse.stages import stop_on_sigterm
+    from stillhouse.stages.permit import judge_teachers
     from stillhouse.store import open_store
+    from stillhouse.teacher.terms import insist
+
+    loaded = load_recipe(find_recipe(recipe), _overrides(settings))
+    insist(judge_teachers(loaded, candidates=True))  # before anything is loaded
     from stillhouse.training.preflight import following, render
     from stillhouse.training.preflight import preflight as foretell
 
     stop_on_sigterm()
     logging.disable(logging.INFO)  # the progress says it
-    loaded = load_recipe(find_recipe(recipe), _overrides(settings))
     console = Console(width=None if sys.stdout.isatty() else 120)
     with following(console) as on_progress:
         prediction = foretell(loaded, store=open_store(store), work=work.resolve(), on_progress=on_progress)
@@ -208,6 +212,20 @@ def reconcile(
 
 
 @app.command()
+def lineage(
+    teacher: Annotated[str, typer.Argument(help="Name of a teacher, or a part of it, such as gpt-4o.")],
+    store: Annotated[
+        str | None, typer.Option(envvar="STILLHOUSE_STORE", help="Object store whose ledgers tell when.")
+    ] = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Say which registered versions contain output of a teacher."""
+    from stillhouse.orchestration.lineage import show_lineage
+
+    show_lineage(teacher, tracking_uri=tracking, store=store)
+
+
+@app.command()
 def doctor() -> None:
     """Check that this machine can run Stillhouse, and say what to do where it can't."""
     from stillhouse.orchestration.doctor import examine
@@ -235,10 +253,12 @@ def recipe_new(
 
 @recipe_app.command("check")
 def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
-    """Check a recipe, its policy and its files without running anything."""
+    """Check a recipe, its policy and its files without running anything, and say what its teachers' terms are."""
     from stillhouse.promotion.policy import load_policy
     from stillhouse.stages.catalog import CATALOG
+    from stillhouse.stages.permit import judge_teachers
     from stillhouse.store import fingerprint_source
+    from stillhouse.teacher.terms import describe
 
     loaded = load_recipe(find_recipe(recipe), _overrides(settings))
     load_policy(Path(loaded.gate.policy))
@@ -246,6 +266,9 @@ def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
         for source in spec.sources(loaded).values():
             fingerprint_source(source)
     typer.echo(f"{loaded.name}: a valid recipe for {loaded.task}; {len(loaded.data.suites())} suites judge its student")
+    for finding in judge_teachers(loaded, candidates=True).findings:
+        mark, colour = ("✓", "green") if finding.permitted else ("✗ NOT PERMITTED:", "red")
+        typer.echo(f"{typer.style(mark, fg=colour)} {describe(finding)}")
 
 
 @recipe_app.command("schema")

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from runs import TAKES_MINUTES, digests, run_in_process, task_states
 from tiny import write_workflow
 
 from stillhouse.contract import ExitCode
+from stillhouse.orchestration.quickstart import AirflowClient, RunFolder, start_servers, wait_until_ready
+from stillhouse.orchestration.quickstart.settings import USER
 from stillhouse.promotion import Ledger
 from stillhouse.store import open_store
 
@@ -84,7 +87,11 @@ def test_a_second_run_reuses_every_stage_and_moves_nothing(
     second = quickstart(project, recipe)
     assert second.returncode == ExitCode.OK, second.stdout + second.stderr
     states = task_states(project / ".run")
-    assert {task: state for task, state in states.items() if state != "reused"}.keys() == {"promote", "announce"}
+    assert {task: state for task, state in states.items() if state != "reused"}.keys() == {
+        "permit",
+        "promote",
+        "announce",
+    }
     assert "already" in second.stdout
     ledger = Ledger(open_store(f"file://{project / '.run' / 'store'}"), "tiny-student")
     assert [entry.action for entry in ledger.verify().entries] == ["promote", "outcome"]
@@ -96,3 +103,25 @@ def test_without_airflow_the_same_recipe_gives_the_same_digests(
     alone = run_in_process(recipe, tmp_path)
     assert alone.returncode == ExitCode.NOT_PROMOTED, alone.stderr
     assert digests(tmp_path) == digests(project / ".run")
+
+
+def test_reconciliation_runs_through_the_scheduler(
+    first: subprocess.CompletedProcess[str], project: Path, recipe: Path
+) -> None:
+    folder = RunFolder(root=project / ".run")
+    servers = start_servers(folder, dags=project / "dags")
+    try:
+        wait_until_ready(servers, folder)
+        with AirflowClient(servers.airflow_url, user=USER, password=folder.password()) as client:
+            client.log_in()
+            client.unpause("stillhouse_reconcile")
+            client.trigger("stillhouse_reconcile", "drill", {"models": ["tiny-student"], "repair": False})
+            deadline = time.monotonic() + TAKES_MINUTES / 4
+            while (state := client.run_state("stillhouse_reconcile", "drill")) not in ("success", "failed"):
+                assert time.monotonic() < deadline
+                time.sleep(1)
+            tasks = {task.task_id: task.state for task in client.tasks("stillhouse_reconcile", "drill")}
+    finally:
+        servers.stop()
+    assert state == "success"
+    assert tasks == {"models": "success", "reconcile": "success"}

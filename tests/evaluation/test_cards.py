@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from findings import classified, language, make_decision, make_inputs
+from findings import classified, language, make_decision, make_inputs, written
 
 from stillhouse.evaluation import ReportInputs, render_card, render_model_card
 from stillhouse.recipe.sources import HubSource, PathSource
@@ -96,6 +96,16 @@ def test_a_language_models_card_has_no_labels_and_no_shares() -> None:
     assert "expected calibration error" not in card
     assert "lower than" not in card
     assert "On letters (shifted domain): loss 0.414 ±0.026 higher than on dialogues." in card
+
+
+def test_the_card_of_a_run_with_a_server_as_teacher_compares_with_the_start() -> None:
+    summary = written()
+    card = render_model_card(make_inputs(summary))
+    assert "The teacher is a\nserver and was not measured" in card
+    assert "large-1 at teacher.example" in card
+    assert "| this model | before it learned |" in card
+    assert "kept, or difference" not in card
+    assert render_card(make_decision(summary), summary).startswith("## ❌ Reject")
 
 
 def test_equal_evidence_gives_equal_cards_wherever_the_files_lie(inputs: ReportInputs) -> None:

@@ -3,7 +3,7 @@
 from io import StringIO
 
 import pytest
-from findings import TIMINGS, classified, language, make_decision
+from findings import TIMINGS, classified, language, make_decision, written
 from rich.console import Console
 
 from stillhouse.contract import Decision, EvaluationSummary
@@ -16,7 +16,7 @@ def printed(summary: EvaluationSummary, width: int, decision: Decision | None = 
     return console.export_text()
 
 
-@pytest.mark.parametrize("summary", [classified(), language()], ids=["classified", "language"])
+@pytest.mark.parametrize("summary", [classified(), language(), written()], ids=["classified", "language", "written"])
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_nothing_is_cut_in_any_width(summary: EvaluationSummary, width: int) -> None:
     text = printed(summary, width)

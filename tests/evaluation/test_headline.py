@@ -1,6 +1,6 @@
 """The columns of the run table: few, named alike for every run, and readable from left to right."""
 
-from findings import TIMINGS, classified, language
+from findings import TIMINGS, classified, language, written
 
 from stillhouse.evaluation.headline import headline_figures
 
@@ -25,3 +25,11 @@ def test_a_language_models_columns() -> None:
     assert figures["letters/gap"] == gap.difference.value
     assert "dialogues/kd/perplexity" in figures
     assert not any("retention" in name for name in figures)
+
+
+def test_without_a_measured_teacher_nothing_is_relative_to_it() -> None:
+    timings = TIMINGS.model_copy(update={"models": {"kd": TIMINGS.models["kd"]}})
+    figures = headline_figures(written(), timings)
+    assert "sums/unfiltered/exact_match" in figures
+    assert "longer-sums/kd/exact_match" in figures
+    assert not any("teacher" in name or "gap" in name or "overall" in name for name in figures)

@@ -181,6 +181,48 @@ def test_summary_compares_language_models_by_their_loss() -> None:
     assert scores["exact_match"].value == pytest.approx((targets_N > 30).mean())
 
 
+def answered(models: dict[str, Sequence[bool]], targets: Sequence[int]) -> pa.Table:
+    """Return records of models that gave these answers; ``targets`` are those of the last one."""
+    tables = []
+    for number, (model, right) in enumerate(models.items()):
+        last = number == len(models) - 1
+        scores = found(targets if last else [3] * len(right), [2.0] * len(right))
+        hits_N = np.asarray(right)
+        answers = RightAnswers(greedy_N=hits_N, samples_N=2 * hits_N.astype(np.int64), samples=2)
+        tables.append(records_of({model: scores}, answers=answers))
+    return pa.concat_tables(tables)
+
+
+def by(metric: str) -> EvaluationConfig:
+    return EvaluationConfig.model_validate({"resamples": 200, "generation": {"metric": metric}})
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "pass_at_1"])
+def test_models_that_reason_are_compared_by_their_answers(metric: str) -> None:
+    right = np.arange(60) % 3 == 0
+    records = answered({"teacher": right | (np.arange(60) % 4 == 0), "kd": right, "start": right & False}, [3] * 60)
+    stories = SuiteInfo(name="stories", kind="in-domain", items_sha256="1" * 64)
+    summary = summarise(records, config=by(metric), suites=(stories,))
+    suite, comparison = summary.suites[0], summary.comparison("stories", "teacher")
+    assert suite.metric == metric
+    assert comparison is not None
+    assert comparison.difference.value == pytest.approx(20 / 60 - 30 / 60)
+    assert summary.retention["stories"].value == pytest.approx(20 / 30)
+    assert "nll" in suite.models["kd"].metrics
+    lost = comparison.flips_lost
+    assert (lost.value if lost else None) == (pytest.approx(10 / 60) if metric == "exact_match" else None)
+
+
+def test_models_of_several_tokenizers_compared_by_answers_have_no_figures_per_token() -> None:
+    right = [True, False, True, True]
+    records = answered({"teacher": right, "kd": right}, [3, 4, 5, 6])
+    blocks = read_blocks(records, "stories", MODELS, by("exact_match"))
+    for block in blocks.models.values():
+        assert set(block.metrics) == {"bits_per_byte", "exact_match", "pass_at_1"}
+    with pytest.raises(DataRejected, match="other target tokens than the teacher"):
+        read_blocks(records, "stories", MODELS, by("nll"))
+
+
 @pytest.mark.parametrize("coded", [False, True])
 def test_models_of_another_tokenizer_are_refused(coded: bool) -> None:
     scores = {"teacher": found([3, 5], [3.0, 5.0], coded=coded), "kd": found([3, 4], [3.0, 5.0], coded=coded)}

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from findings import classified, language, make_inputs
+from findings import classified, language, make_inputs, written
 
 from stillhouse.contract import Decision, EvaluationSummary, Timings, pretty_json
 from stillhouse.evaluation import render_report
@@ -50,7 +50,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-MADE = {"classified": make_inputs(classified()), "language": make_inputs(language())}
+MADE = {"classified": make_inputs(classified()), "language": make_inputs(language()), "written": make_inputs(written())}
 
 
 @cache
@@ -112,6 +112,20 @@ def test_a_language_model_is_told_in_nats_and_by_its_gap() -> None:
         assert present in text
 
 
+def test_a_teacher_that_is_a_server_is_nowhere_compared_with() -> None:
+    text = words(rendered("written"))
+    for absent in ("teacher's drop", "minus teacher", "kd keeps", "keeps least", "beyond the teacher's"):
+        assert absent not in text
+    for present in (
+        "The teacher is a server and was not put to the test.",
+        "large-1 at teacher.example",
+        "Exact match minus unfiltered's",
+        "student (unfiltered)",
+        "kd's drop",
+    ):
+        assert present in text
+
+
 def test_a_classifier_has_flips_calibration_fidelity_scope_and_labels() -> None:
     text = words(rendered("classified"))
     for part in (
@@ -138,8 +152,8 @@ def test_the_page_holds_origins_digests_costs_and_checks(name: str) -> None:
         MADE[name].decision.digest,
         "f" * 64,
         "Stillhouse 0.1.0",
-        "evaluate 1 h 06 min",
-        "together 1 h 08 min",
+        "evaluate 1 h 06 min 2 h 11 min 1,211.0 MB",
+        "together 1 h 08 min 2 h 14 min 1,912.0 MB",
     ):
         assert part in text
 
@@ -177,7 +191,7 @@ def test_the_page_does_without_what_a_run_may_lack(name: str) -> None:
         checks=(),
         data_docs=None,
         digests={},
-        seconds={},
+        costs={},
         software="",
     )
     assert Page(render_report(bare)).open == []

@@ -84,14 +84,29 @@ def test_labels_have_their_names_where_they_are_given() -> None:
 
 def test_models_and_comparisons_are_complete_and_in_order() -> None:
     accuracies = {"champion": (0.85, 0.7), "start": (0.5, 0.5), "sft": (0.84, 0.7), "kd": (0.85, 0.7)}
-    summary = summary_of(make_records(accuracies | {"teacher": (0.87, 0.74)}))
-    assert summary.models == ("teacher", "kd", "sft", "start", "champion")
+    summary = summary_of(make_records(accuracies | {"unfiltered": (0.8, 0.7), "teacher": (0.87, 0.74)}))
+    assert summary.models == ("teacher", "kd", "unfiltered", "sft", "start", "champion")
     for suite in ("movies", "tweets"):
-        for baseline in ("teacher", "sft", "start", "champion"):
+        for baseline in ("teacher", "unfiltered", "sft", "start", "champion"):
             assert summary.comparison(suite, baseline) is not None
     assert set(summary.retention) == {"movies", "tweets"}
     assert set(summary.drops) == set(summary.models)
     assert set(summary.excess_drops) == {"tweets"}
+
+
+def test_a_teacher_that_is_a_server_is_relative_to_nothing() -> None:
+    accuracies = {"start": (0.5, 0.5), "unfiltered": (0.84, 0.7), "kd": (0.85, 0.7)}
+    records = make_records(accuracies)
+    summary = summarise(records, config=CONFIG, suites=SUITES, has_teacher=False)
+    assert summary.models == ("kd", "unfiltered", "start")
+    assert not summary.has_teacher
+    assert (summary.retention, summary.mean_retention, summary.excess_drops) == ({}, None, {})
+    assert {c.baseline for c in summary.comparisons} == {"unfiltered", "start"}
+    assert set(summary.drops["kd"]) == {"tweets"}
+    for suite in summary.suites:
+        assert not any(FIDELITY & scores.metrics.keys() for scores in suite.models.values())
+    with pytest.raises(DataRejected, match="the records hold no model teacher"):
+        summarise(records, config=CONFIG, suites=SUITES)
 
 
 def test_differences_retention_and_drops_add_up() -> None:

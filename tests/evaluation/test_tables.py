@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.contract import Estimate, RuleOutcome
-from stillhouse.evaluation import tables
+from stillhouse.evaluation import TaskCost, tables
 from stillhouse.evaluation.tables import Cell, Row, Table
 
 DECISION = make_decision(classified())
@@ -59,8 +59,14 @@ def test_a_bad_drop_beyond_the_teachers_is_marked() -> None:
 
 
 def test_costs_add_up() -> None:
-    table = tables.costs_table({"teach-0": 30.0, "distill-kd": 45.5})
-    assert [row.cells[1].text for row in table.rows] == ["30.0 s", "45.5 s", "1 min 16 s"]
+    plain = {"teach-0": TaskCost(seconds=30.0, peak_memory_bytes=2_000_000), "distill-kd": TaskCost(seconds=45.5)}
+    table = tables.costs_table(plain)
+    assert [cell.text for cell in column(table, "time")] == ["30.0 s", "45.5 s", "1 min 16 s"]
+    assert [cell.text for cell in column(table, "peak memory")] == ["2.0 MB", "0.0 MB", "2.0 MB"]
+    assert not {"paid", "accelerator time"} & set(table.columns)
+    dear = tables.costs_table(plain | {"generate-0": TaskCost(seconds=1.0, device_seconds=2.0, cost=0.034)})
+    assert [cell.text for cell in column(dear, "paid")] == ["—", "—", "0.034", "0.034"]
+    assert column(dear, "accelerator time")[-1].text == "2.0 s"
 
 
 @given(st.lists(st.text(max_size=12), min_size=2, max_size=2), st.text(max_size=8))

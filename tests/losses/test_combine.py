@@ -177,9 +177,10 @@ def test_divergence_is_a_divergence(
     assert shifted == pytest.approx(kd, rel=1e-6, abs=1e-9 * scale)
 
 
-def test_control_arm_is_the_cross_entropy_whatever_is_configured() -> None:
+@pytest.mark.parametrize("arm", ["sft", "unfiltered"])
+def test_control_arm_is_the_cross_entropy_whatever_is_configured(arm: Any) -> None:
     logits_BC, _, targets = random_targets(4, 3, 2, 2, seed=5)
-    loss = build_loss(DistillationConfig(alpha=0.2, features=(HiddenTerm(),)), "sft")
+    loss = build_loss(DistillationConfig(alpha=0.2, features=(HiddenTerm(),)), arm)
     value = value_of(loss, logits_BC, None, targets, of=4)
     assert not loss.needs_cache
     assert not loss.needs_teacher_beside

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillhouse.contract import DataRejected
-from stillhouse.losses import LogitLoss, LossParts, SparseTargets, fused_linear_loss
+from stillhouse.contract import DataRejected, StageBug
+from stillhouse.losses import Head, HeadLoss, LogitLoss, LossParts, SparseTargets, fused_linear_loss
 from stillhouse.losses.fused import plan_blocks
 
 
@@ -97,6 +97,51 @@ def test_fused_is_the_dense_reference(data: st.DataObject) -> None:
         temperature=data.draw(st.sampled_from([0.5, 1.0, 2.0, 5.0]), label="T"),
         vocabulary=vocabulary,
     )
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    N=st.integers(1, 9),
+    V=st.integers(1, 13),
+    seed=st.integers(0, 10_000),
+    alpha=st.sampled_from([0.3, 1.0]),
+    data=st.data(),
+)
+def test_weights_of_rows_scale_their_cross_entropy(
+    N: int, V: int, seed: int, alpha: float, data: st.DataObject
+) -> None:
+    hidden_ND, weight_VD, bias_V, labels_N = random_inputs(N, V, 3, seed=seed)
+    weights_N = torch.rand(N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    chunk = data.draw(st.integers(1, 2 * N * V))
+
+    def reference(leaves: list[torch.Tensor]) -> LossParts:
+        logits_NV = torch.nn.functional.linear(*leaves)
+        ce_N = torch.nn.functional.cross_entropy(logits_NV, labels_N, reduction="none", ignore_index=-100)
+        ce = (ce_N * weights_N).sum()
+        return LossParts(total=alpha * ce, ce=ce.detach(), kd=None)
+
+    def fused(leaves: list[torch.Tensor]) -> LossParts:
+        return fused_linear_loss(
+            *leaves, labels_N, None, alpha=alpha, temperature=2.0, chunk_elements=chunk, weights_N=weights_N
+        )
+
+    inputs = [hidden_ND, weight_VD, bias_V]
+    for one, other in zip(outcome(fused, inputs), outcome(reference, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_weights_beside_a_teacher_are_a_bug() -> None:
+    hidden_ND, weight_VD, bias_V, labels_N = random_inputs(4, 7, 3, seed=1)
+    targets, weights_N = random_targets(4, 7, seed=1), torch.ones(4)
+    with pytest.raises(StageBug, match="weights"):
+        fused_linear_loss(
+            hidden_ND, weight_VD, bias_V, labels_N, targets, alpha=0.5, temperature=1.0, weights_N=weights_N
+        )
+    head = Head(weight_VD=weight_VD, bias_V=bias_V, vocabulary=7)
+    with pytest.raises(StageBug, match="weights"):
+        HeadLoss(logit=LogitLoss(alpha=0.5, temperature=1.0, divergence="jsd"))(
+            hidden_ND, head, labels_N, targets, weights_N
+        )
 
 
 @pytest.mark.parametrize(

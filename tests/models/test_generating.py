@@ -11,8 +11,17 @@ from tiny_language import SPECIAL, WORDS, tiny_causal, tiny_tokenizer
 from transformers import GenerationConfig
 
 from stillhouse.contract import ConfigurationError, DataRejected, Progress
-from stillhouse.models import Document, PromptAnswers, answer_prompts, continue_prompts, prompt_tokens
+from stillhouse.models import (
+    Document,
+    PromptAnswers,
+    Sampling,
+    answer_prompts,
+    continue_prompts,
+    prompt_tokens,
+    stream_continuations,
+)
 from stillhouse.models.documents import causal_documents
+from stillhouse.models.generating import _nucleus
 
 END = SPECIAL.index("<end>")
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "samples": 3, "temperature": 1.0, "seed": 4, "batch_size": 5}
@@ -102,6 +111,91 @@ def test_tokens_are_drawn_as_often_as_the_model_says(temperature: float) -> None
     expected_V = (logits_V.double() / temperature).softmax(-1).numpy() * count
     assert set(found) <= set(range(len(tokenizer)))
     np.testing.assert_allclose([found[token] for token in range(len(tokenizer))], expected_V, atol=1.01)
+
+
+@pytest.mark.parametrize("batch_size", [3, 12])
+def test_streamed_rows_are_those_written_alone_though_others_left_the_batch(batch_size: int) -> None:
+    model, tokenizer = tiny_causal(max_position_embeddings=128), tiny_tokenizer()
+    with torch.no_grad():
+        model.lm_head.weight[END] *= 1.3
+    prompts = [prompt_tokens(document) for document in prompted()]
+    options: dict[str, Any] = {"keys": [f"k{n}" for n in range(12)], "max_new_tokens": 70, "batch_size": batch_size}
+    greedy = list(stream_continuations(model, tokenizer, prompts, sampling=None, **options))
+    assert sorted(index for index, _ in greedy) == list(range(12))
+    assert {index: row.tolist() for index, row in greedy} == {
+        index: greedy_alone(model, prompt, 70) for index, prompt in enumerate(prompts)
+    }
+    drawn = dict(stream_continuations(model, tokenizer, prompts, sampling=Sampling(seed=1, temperature=1.0), **options))
+    lengths = [len(drawn[index]) for index in range(12)]
+    assert len(set(lengths)) > 4
+    assert max(lengths) > 32
+    alone = dict(
+        stream_continuations(
+            model, tokenizer, prompts, sampling=Sampling(seed=1, temperature=1.0), **options | {"batch_size": 1}
+        )
+    )
+    assert {index: row.tolist() for index, row in alone.items()} == {index: r.tolist() for index, r in drawn.items()}
+
+
+def test_short_rows_are_handed_out_before_the_long_ones_of_their_batch_are_written() -> None:
+    model, tokenizer = tiny_causal(max_position_embeddings=128), tiny_tokenizer()
+    with torch.no_grad():
+        model.lm_head.weight[END] *= 1.3
+    prompts = [prompt_tokens(document) for document in prompted()]
+    seen: list[int] = []
+    steps = 0
+
+    def count(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+
+    model.register_forward_hook(count)
+    for _, row in stream_continuations(
+        model,
+        tokenizer,
+        prompts,
+        keys=[f"k{n}" for n in range(12)],
+        max_new_tokens=70,
+        sampling=Sampling(seed=1, temperature=1.0),
+        batch_size=12,
+    ):
+        seen.append(steps)
+        assert len(row) <= steps
+    assert seen[0] < seen[-1]
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999999])
+def test_a_nucleus_holds_the_fewest_tokens_that_reach_its_sum(top_p: float) -> None:
+    model, tokenizer = tiny_causal(), tiny_tokenizer()
+    prompt = prompt_tokens(prompted(1)[0])
+    with torch.no_grad():
+        probabilities_V = model(torch.from_numpy(prompt)[None].long()).logits[0, -1].double().softmax(-1).numpy()
+    order = np.argsort(-probabilities_V)
+    allowed = set(order[: int((np.cumsum(probabilities_V[order]) < top_p).sum()) + 1].tolist())
+    drawn = stream_continuations(
+        model,
+        tokenizer,
+        [prompt] * 600,
+        keys=[f"k{n}" for n in range(600)],
+        max_new_tokens=1,
+        sampling=Sampling(seed=2, temperature=1.0, top_p=top_p),
+        batch_size=200,
+    )
+    found = Counter(int(row[0]) for _, row in drawn)
+    assert set(found) <= allowed
+    likely = {token for token in allowed if probabilities_V[token] > 0.02}
+    assert likely <= set(found)
+
+
+def test_a_wide_nucleus_is_found_beyond_the_tokens_that_are_sorted_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities_RV = (torch.randn(3, 5000, generator=generator, dtype=torch.float64) * 0.1).softmax(-1)
+    kept_RV = _nucleus(probabilities_RV, 0.5)
+    for row, kept in zip(probabilities_RV, kept_RV, strict=True):
+        ordered = row.sort(descending=True).values
+        count = int((ordered.cumsum(-1) < 0.5).sum()) + 1
+        assert int((kept > 0).sum()) == count > 256
+        assert kept[kept > 0].min() == ordered[count - 1]
 
 
 def test_model_keeps_its_mode_and_writing_takes_no_randomness() -> None:

@@ -61,6 +61,25 @@ def test_a_head_is_not_made_up(tmp_path: Path, causal: Path) -> None:
         load_model(body, task="masked-lm")
 
 
+def test_who_is_about_to_be_taught_gets_a_new_head_and_nothing_else(tmp_path: Path) -> None:
+    body = BertModel(tiny_masked().config)
+    folder = save(body, tiny_tokenizer(masked=True), tmp_path / "body")
+    one, other = (load_model(folder, task="masked-lm", new_head=True) for _ in range(2))
+    assert torch.equal(one.cls.predictions.transform.dense.weight, other.cls.predictions.transform.dense.weight)
+    assert torch.equal(one.bert.embeddings.word_embeddings.weight, body.embeddings.word_embeddings.weight)
+    assert one.cls.predictions.decoder.weight is one.bert.embeddings.word_embeddings.weight
+    remove(folder, "encoder.layer.1.output.dense.bias")
+    with pytest.raises(ConfigurationError, match=r"lacks 1 weights \(bert\.encoder\.layer\.1\.output\.dense\.bias\)"):
+        load_model(folder, task="masked-lm", new_head=True)
+
+
+def test_a_masked_model_becomes_a_classifier_with_the_same_body(masked: Path) -> None:
+    before = load_model(masked, task="masked-lm").bert.encoder.state_dict()
+    classifier = load_model(masked, task="text-classification", labels=("no", "yes"))
+    assert classifier.config.num_labels == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.bert.encoder.state_dict().items())
+
+
 def test_a_lacking_layer_weight_is_named(masked: Path) -> None:
     remove(masked, "bert.encoder.layer.1.output.dense.bias")
     with pytest.raises(ConfigurationError, match=r"lacks 1 weights \(bert\.encoder\.layer\.1\.output\.dense\.bias\)"):

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 
@@ -14,7 +15,8 @@ def test_form_is_the_recipe_as_written(recipe_file: Path) -> None:
 
     params = ParamsDict(recipe_params(recipe)).validate()
 
-    assert list(params) == [field for fields in SECTIONS.values() for field in fields]
+    offered = [field for section, fields in SECTIONS.items() if section != "Synthesis" for field in fields]
+    assert list(params) == offered
     assert recipe_of_run(recipe_file, params) == recipe
 
 
@@ -68,3 +70,21 @@ def test_parameters_cannot_change_the_graph(recipe_file: Path, change: dict[str,
 def test_misspelt_parameter_is_named(recipe_file: Path) -> None:
     with pytest.raises(RecipeError, match=r"distillation\.alhpa"):
         recipe_of_run(recipe_file, {"distillation.alhpa": 0.5})
+
+
+def test_form_of_a_teacher_that_writes_offers_how_it_writes(recipe_file: Path) -> None:
+    document = yaml.safe_load(recipe_file.read_text())
+    data = document["data"] | {"train": document["data"]["train"] | {"prompt_column": "question"}}
+    writing = {
+        "task": "causal-lm",
+        "data": {name: value for name, value in data.items() if name != "labels"},
+        "distillation": {"alpha": 1.0},
+        "synthesis": {"kind": "traces", "samples": 3},
+    }
+    recipe_file.write_text(yaml.safe_dump(document | writing))
+
+    form = recipe_params(load_recipe(recipe_file))
+
+    assert form["synthesis.samples"].value == 3
+    assert form["synthesis.samples"].schema["maximum"] == 1024
+    assert form["synthesis.temperature"].schema["section"] == "Synthesis"

@@ -97,6 +97,26 @@ def test_the_note_says_when_the_control_is_better(metric: Any) -> None:
     assert "nothing on tweets" in notes[1]
 
 
+def test_each_control_has_its_own_note() -> None:
+    notes = judge(replace(GOOD, sft=estimate(0.03), unfiltered=estimate(0.005, 0.02))).notes
+    assert notes[:2] == (
+        "distillation brought +0.030 accuracy here: kd − sft = +0.030 [+0.020, +0.040] accuracy",
+        "the filter brought nothing here: kd − unfiltered = +0.005 [−0.015, +0.025] accuracy",
+    )
+    worse = judge(replace(GOOD, sft=None, unfiltered=estimate(-0.03))).notes
+    assert worse[0].startswith("the filter brought nothing")
+    assert worse[0].endswith("; the student trained without it is better")
+    assert not any("distillation" in note for note in worse)
+
+
+def test_a_teacher_that_should_have_been_measured_fails() -> None:
+    summary = replace(GOOD, has_teacher=False).summary()
+    decision = judge(GOOD, "minimum-items", summary=summary)
+    assert decision.verdict == "reject"
+    assert decision.rules[0].requirement == "teacher was measured on every suite"
+    assert judge(replace(GOOD, has_teacher=False), "minimum-items").verdict == "promote"
+
+
 def test_without_a_control_arm_no_note_is_made_up() -> None:
     assert not any("distillation" in note for note in judge(replace(GOOD, sft=None)).notes)
 

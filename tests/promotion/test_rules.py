@@ -105,6 +105,50 @@ def test_missing_evidence_fails(rule: str, changes: dict[str, Any]) -> None:
     assert "the evidence" in decision.rules[0].reason
 
 
+TEACHERS = {
+    "retention": RULES["retention"],
+    "mean-retention": RULES["mean-retention"],
+    "teacher-gap": RULES["teacher-gap"],
+    "ood-drop": RULES["ood-drop"],
+    "flips": RULES["flips"],
+    "size": RULES["size"],
+    "likeness": {"kind": "bound", "metric": "agreement", "at_least": 0.9},
+    "power": {"kind": "minimum-power", "margin": 0.02, "against": "teacher"},
+}
+"""Rules that nothing meets where the teacher is a server."""
+
+
+@pytest.mark.parametrize("rule", TEACHERS)
+def test_a_teacher_that_is_a_server_meets_no_rule_about_it(rule: str) -> None:
+    found, *_ = judge(replace(GOOD, has_teacher=False), {"name": rule} | TEACHERS[rule]).rules
+    assert found.outcome == "fail"
+    assert found.reason.startswith("the teacher is a server and was not measured: compare with")
+
+
+@pytest.mark.parametrize("rule", sorted(RULES.keys() - TEACHERS.keys()))
+def test_rules_about_others_need_no_teacher(rule: str) -> None:
+    assert judge(replace(GOOD, has_teacher=False), rule).rules == judge(GOOD, rule).rules
+
+
+UNFILTERED = {"kind": "beats-control", "against": "unfiltered"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        (estimate(0.02, 0.01), "promote"),
+        (estimate(0.02, 0.03), "inconclusive"),
+        (estimate(-0.01, 0.03), "reject"),
+        (None, "reject"),
+    ],
+)
+def test_the_control_that_learned_unchosen_answers_can_be_asked_for(gain: Estimate | None, verdict: str) -> None:
+    decision = judge(replace(GOOD, sft=estimate(0.5), unfiltered=gain), UNFILTERED)
+    assert decision.verdict == verdict
+    assert "unfiltered arm" in decision.rules[0].requirement
+    assert ("synthesis.controls" in decision.rules[0].reason) == (gain is None)
+
+
 @pytest.mark.parametrize("rule", ["not-worse-than-champion", "better-than-champion", "churn", "minimum-power"])
 def test_a_champion_that_was_not_compared_fails(rule: str) -> None:
     summary = GOOD.summary()

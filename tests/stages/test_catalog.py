@@ -50,6 +50,37 @@ def test_the_control_arm_does_not_depend_on_the_teachers_signal(workflow: Path) 
     assert key_of(request(workflow, "distill", kd)) != key_of(request(workflow, "distill", kd, **changed))
 
 
+@pytest.mark.parametrize("arm", ["kd", "unfiltered"])
+def test_who_learns_from_words_does_not_depend_on_where_they_came_from(tmp_path: Path, arm: str) -> None:
+    synthesis = {"kind": "answers", "controls": ["unfiltered"]}
+    path = write_language_workflow(tmp_path, synthesis=synthesis, distillation={"alpha": 1.0})
+    plain = request(path, "distill", {"arm": arm})
+    for changed in ({"distillation__temperature": 4.0}, {"teacher__batch_size": 3}, {"synthesis__temperature": 0.1}):
+        assert key_of(plain) == key_of(request(path, "distill", {"arm": arm}, **changed))
+    for changed in ({"training__schedule": "cosine"}, {"training__validation_points": 3}):
+        assert key_of(plain) != key_of(request(path, "distill", {"arm": arm}, **changed))
+    assert key_of(request(path, "teach", {})) == key_of(
+        request(path, "teach", {}, training__validation_points=3, training__schedule="cosine")
+    )
+
+
+def test_who_learns_from_a_servers_distributions_depends_on_which_they_are(tmp_path: Path) -> None:
+    api = {"base_url": "https://api.example.com/v1", "model": "big", "top_logprobs": 5}
+    path = write_language_workflow(
+        tmp_path,
+        synthesis={"kind": "answers"},
+        teacher={"api": api, "licence": "proprietary", "terms": {"provider": "openai"}},
+        student={"source": {"kind": "path", "path": "teacher"}},
+        distillation={"alpha": 0.5, "temperature": 1.0},
+    )
+    plain = key_of(request(path, "distill", {"arm": "kd"}))
+    assert plain == key_of(request(path, "distill", {"arm": "kd"}, teacher__api__concurrency=2))
+    for changed in ({"teacher__api__top_logprobs": 6}, {"teacher__api__model": "other"}, {"distillation__alpha": 0.4}):
+        assert plain != key_of(request(path, "distill", {"arm": "kd"}, **changed))
+    sft = request(path, "distill", {"arm": "sft"})
+    assert key_of(sft) == key_of(request(path, "distill", {"arm": "sft"}, teacher__api__model="other"))
+
+
 def test_stages_that_act_on_the_world_have_a_result_for_each_run(workflow: Path) -> None:
     ours = request(workflow, "announce", {})
     assert key_of(ours) != key_of(ours.model_copy(update={"run_id": "another"}))

@@ -9,7 +9,7 @@ from tiny import LABELS, write_teacher
 from tiny_language import tiny_causal, tiny_tokenizer
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, PreTrainedModel
 
-from stillhouse.contract import ConfigurationError
+from stillhouse.contract import ConfigurationError, StageBug
 from stillhouse.models import load_model, load_tokenizer, save_model
 from stillhouse.recipe import LoraConfig, PathSource, StudentConfig
 from stillhouse.student import (
@@ -54,6 +54,17 @@ def test_spaced_map_rises_from_first_to_last(sizes: tuple[int, int]) -> None:
 )
 def test_named_maps(name: Any, layers: tuple[int, ...]) -> None:
     assert layer_map(12, StudentConfig(layers=6, layer_map=name)) == layers
+
+
+def test_without_a_teacher_a_checkpoint_of_its_own_takes_its_place() -> None:
+    own = tiny_causal(layers=3)
+    start = initialise(StudentConfig(layers=1, layer_map="upper"), teacher=None, source=own)
+    assert start.layers == (2,)
+    assert "teacher" not in start.summary
+    changed = StudentConfig(architecture={"num_hidden_layers": 1})
+    assert initialise(changed, teacher=None, source=own).model.config.num_hidden_layers == 1
+    with pytest.raises(StageBug, match="checkpoint of its own"):
+        initialise(StudentConfig(layers=1), teacher=None)
 
 
 def test_deeper_student_is_refused() -> None:

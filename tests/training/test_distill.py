@@ -9,12 +9,25 @@ import pytest
 import torch
 from tiny import write_workflow
 from tiny_language import save, texts, tiny_causal, tiny_masked, tiny_tokenizer
+from tiny_training import tiny_rows
+from transformers import BertForMaskedLM, BertModel
 
-from stillhouse.contract import DataRejected, HistoryPoint
+from stillhouse.contract import ConfigurationError, DataRejected, HistoryPoint
 from stillhouse.losses import build_loss
-from stillhouse.models import load_model, load_tokenizer, model_shape, predict
-from stillhouse.recipe import Recipe, load_recipe, parse_recipe
-from stillhouse.training import TrainingJob, TrainingOutcome, distill, fit, guards, open_cache, train_arm, write_shard
+from stillhouse.models import load_model, load_tokenizer, model_shape, predict, tokenizer_sha256
+from stillhouse.recipe import Recipe, StudentConfig, load_recipe, parse_recipe
+from stillhouse.training import (
+    TrainingJob,
+    TrainingOutcome,
+    distill,
+    fit,
+    guards,
+    open_cache,
+    prepare_teacher,
+    start_student,
+    train_arm,
+    write_shard,
+)
 
 DIGESTS = {"teacher_sha256": "a" * 64, "data_sha256": "b" * 64}
 
@@ -144,7 +157,7 @@ def test_cached_hidden_states_are_where_their_tokens_are(tmp_path: Path) -> None
             task="causal-lm",
             config=config,
             loss=loss,
-            cache=cache,
+            cache=cache.scores,
             workspace=tmp_path / "work",
         )
     )
@@ -225,6 +238,48 @@ def test_a_recipe_is_all_that_a_classifier_needs(tmp_path: Path, student: dict[s
     found = predict(outcome.model, tokenizer, ["good film", "awful plot"], batch_size=2, max_tokens=16)
     assert np.isfinite(found.logits_NC).all()
     assert outcome.model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+
+
+def test_a_synthesis_is_a_workflow(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, synthesis={"kind": "textbook"}, distillation={"alpha": 1.0})
+    with pytest.raises(ConfigurationError, match="use: stillhouse run"):
+        distill(recipe, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("task", "rows"), [("causal-lm", 4), ("masked-lm", 4)])
+def test_history_says_how_many_rows_were_scored_again(tmp_path: Path, task: str, rows: int) -> None:
+    assert arm_of(recipe_of(tmp_path, task=task), tmp_path, tmp_path / "work").history.canary_rows == rows
+
+
+def test_teacher_without_a_head_for_the_task_learns_one_if_it_is_taught(tmp_path: Path) -> None:
+    body = save(BertModel(tiny_masked(layers=3).config), tiny_tokenizer(masked=True), tmp_path / "body")
+    teacher = {"source": {"kind": "path", "path": str(body)}, "licence": "CC0-1.0"}
+    finetune = {"epochs": 1, "max_tokens": 24}
+    taught = recipe_of(tmp_path, task="masked-lm", teacher=teacher | {"finetune": finetune})
+    model, _ = prepare_teacher(taught, texts(), tmp_path / "out", tmp_path / "work")
+    assert model.get_output_embeddings() is not None
+    with pytest.raises(ConfigurationError, match="lacks"):
+        prepare_teacher(recipe_of(tmp_path, task="masked-lm", teacher=teacher), texts(), tmp_path / "o", tmp_path / "w")
+    watched = recipe_of(tmp_path, teacher=teacher | {"finetune": finetune | {"validation_points": 2}})
+    with pytest.raises(ConfigurationError, match=r"teacher\.finetune\.validation_points"):
+        prepare_teacher(watched, texts(), tmp_path / "o", tmp_path / "w")
+
+
+def test_masked_student_becomes_a_classifier_of_its_teachers_kind(tmp_path: Path) -> None:
+    path = write_workflow(tmp_path, rows=100)
+    tokenizer = load_tokenizer(tmp_path / "teacher")
+    teacher = load_model(tmp_path / "teacher", task="text-classification", labels=("negative", "positive"))
+    general = BertForMaskedLM(teacher.config)
+    save(general, tokenizer, tmp_path / "general")
+    student = {"source": {"kind": "path", "path": str(tmp_path / "general")}}
+    recipe = load_recipe(path).model_copy(update={"student": StudentConfig.model_validate(student)})
+    rows = tiny_rows(20)
+    start, own = start_student(recipe, teacher, tokenizer, rows, tmp_path / "work")
+    assert start.model.config.id2label == {0: "negative", 1: "positive"}
+    assert torch.equal(
+        start.model.bert.encoder.layer[0].output.dense.weight, general.bert.encoder.layer[0].output.dense.weight
+    )
+    assert tokenizer_sha256(own) == tokenizer_sha256(tokenizer)
 
 
 def test_other_texts_than_were_scored_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_training import tiny_job, tiny_rows, write_tiny_cache
+from transformers import get_cosine_schedule_with_warmup
 
 from stillhouse.contract import ConfigurationError, DataRejected, HistoryPoint, Progress, TryAgain
 from stillhouse.losses import build_loss
@@ -71,6 +73,19 @@ def test_learning_rate_rises_then_falls_to_nearly_nothing(tmp_path: Path) -> Non
     assert rates[0] == 0
     assert rates[-1] < 2e-4
     assert all(point.gradient_norm is not None and point.gradient_norm > 0 for point in points)
+
+
+def test_cosine_schedule_is_that_of_transformers(tmp_path: Path) -> None:
+    history = fit(tiny_job(tmp_path, warmup_share=0.25, schedule="cosine")).history
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=1e-3)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(0.25 * history.total_steps), history.total_steps)
+    expected = []
+    for _ in history.points:
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert [point.learning_rate for point in history.points] == pytest.approx(expected, rel=1e-12)
 
 
 def test_same_job_gives_the_same_bits(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tiny_language import texts, tiny_causal, tiny_masked, tiny_tokenizer
 
+from stillhouse.contract import ConfigurationError, DataRejected
 from stillhouse.losses import Count, build_loss
-from stillhouse.models import Document, documents_of, head_states
+from stillhouse.models import Document, documents_of, head_states, likelihoods
 from stillhouse.models.documents import IGNORED, causal_documents
 from stillhouse.recipe import DistillationConfig, OnPolicyConfig, TrainingConfig
 from stillhouse.training import TrainingJob, fit
@@ -120,7 +122,9 @@ def test_language_models_learn(tmp_path: Path, masked: bool) -> None:
     assert outcome.tokens_per_second > 0
 
 
-def gradients(config: dict[str, Any], *, processes: int = 1) -> dict[str, torch.Tensor]:
+def gradients(
+    config: dict[str, Any], *, processes: int = 1, weights: dict[str, float] | None = None
+) -> dict[str, torch.Tensor]:
     """Return the gradients of the first step, added up over micro-batches and processes."""
     model, tokenizer = tiny_causal(), tiny_tokenizer()
     made = documents_of("causal-lm", tokenizer, texts(), max_tokens=24, mask_share=0.15, seed=0)
@@ -129,7 +133,7 @@ def gradients(config: dict[str, Any], *, processes: int = 1) -> dict[str, torch.
     )
     training = TrainingConfig.model_validate(CONFIG | config)
     for rank in range(processes):
-        samples = LanguageSamples(made, 0, causal=True, cache=None, with_hidden=None)
+        samples = LanguageSamples(made, 0, causal=True, cache=None, with_hidden=None, weights=weights)
         loader = StepLoader(samples, training, packed=True, rank=rank, num_processes=processes)
         step = loader.step(0)
         assert step.count == Count(targets=step.count.targets, documents=step.count.documents)
@@ -139,14 +143,75 @@ def gradients(config: dict[str, Any], *, processes: int = 1) -> dict[str, torch.
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+def weights_of(rows: Dataset, *, seed: int = 4) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    return {name: float(rng.uniform(0.2, 3.0)) for name in rows["id"]}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("config", "processes"), [({"micro_batch_size": 1}, 1), ({"micro_batch_size": 3}, 1), ({}, 3)])
 def test_micro_batches_and_processes_add_up_to_the_gradient_of_one_batch(
-    config: dict[str, Any], processes: int
+    config: dict[str, Any], processes: int, weighted: bool
 ) -> None:
-    whole, parts = gradients({}), gradients(config, processes=processes)
+    weights = weights_of(texts()) if weighted else None
+    whole, parts = gradients({}, weights=weights), gradients(config, processes=processes, weights=weights)
     assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weighted_loss_is_the_weighted_mean_of_the_documents_means(tmp_path: Path) -> None:
+    """Documents of a row cut into pieces share its weight by their labels, so its mean is over all of them."""
+    rows = texts(6)
+    weights = weights_of(rows)
+    made = job(
+        tmp_path,
+        rows=rows.add_column("weight", list(weights.values())),
+        config={"epochs": 1, "batch_size": 50, "max_tokens": 8, "learning_rate": 1e-9},
+    )
+    loss = fit(made).history.points[0].terms["ce"]
+    pieces = documents_of("causal-lm", made.tokenizer, rows, max_tokens=8, mask_share=0.15, seed=0)
+    assert len(pieces) > len(rows)
+    found = likelihoods(made.model, made.tokenizer, pieces, batch_size=4, max_tokens=8)
+    expected = 0.0
+    for row_id, weight in weights.items():
+        own = [number for number, piece in enumerate(pieces) if piece.id.split("#")[0] == row_id]
+        expected += weight * found.losses_N[own].sum() / found.targets_N[own].sum()
+    assert loss == pytest.approx(expected / sum(weights.values()), rel=1e-4)
+
+
+def test_weights_equal_to_the_number_of_labels_change_nothing(tmp_path: Path) -> None:
+    rows, plain = texts(), job(tmp_path / "plain")
+    documents_ = documents_of("causal-lm", plain.tokenizer, rows, max_tokens=24, mask_share=0.15, seed=0)
+    labels = [float(len(document.targets_P)) for document in documents_]
+    assert len(labels) == len(rows)
+    weighted = fit(job(tmp_path / "weighted", rows=rows.add_column("weight", labels)))
+    unweighted = fit(plain)
+    assert weighted.history == unweighted.history
+    for one, other in zip(weighted.model.parameters(), unweighted.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    twice = rows.add_column("weight", [2 * label for label in labels])
+    assert fit(job(tmp_path / "twice", rows=twice)).history.points[-1].loss == pytest.approx(
+        unweighted.history.points[-1].loss, rel=1e-5
+    )
+
+
+def test_other_weights_are_another_training(tmp_path: Path) -> None:
+    rows = texts()
+    first = fit(job(tmp_path, rows=rows.add_column("weight", list(weights_of(rows).values()))))
+    again = fit(job(tmp_path, rows=rows.add_column("weight", list(weights_of(rows, seed=5).values()))))
+    assert again.resumed_from is None
+    assert again.history != first.history
+
+
+def test_weights_that_the_loss_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    rows = texts().add_column("weight", [1.0] * 40)
+    loss = build_loss(DistillationConfig(alpha=0.5), "kd")
+    with pytest.raises(ConfigurationError, match=r"the rows have weights.*distillation\.alpha to 1"):
+        fit(job(tmp_path, rows=rows, loss=loss, teacher=tiny_causal(seed=1)))
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(DataRejected, match="row t3 has weight"):
+            fit(job(tmp_path, rows=texts().add_column("weight", [1.0] * 3 + [bad] + [1.0] * 36)))
 
 
 def test_student_writes_and_the_teacher_judges(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def test_two_processes_train_as_one_does(tmp_path: Path, sharding: str) -> None:
         np.testing.assert_allclose(
             [getattr(point, name) for point in two.points], [getattr(point, name) for point in one.points], rtol=1e-3
         )
+    assert [(p.step, p.tokens, p.targets) for p in two.validation] == [
+        (p.step, p.tokens, p.targets) for p in one.validation
+    ]
+    np.testing.assert_allclose([p.loss for p in two.validation], [p.loss for p in one.validation], rtol=1e-3)
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-2, atol=1e-3)

@@ -31,10 +31,13 @@ class Timings(Config):
     models: dict[str, ModelTiming]
 
 
+CheckName = Literal["leakage", "contamination", "coverage", "terms", "canary", "synthesis"]
+
+
 class IntegrityCheck(Config):
     """Something that must be in order before any figure counts, such as that no test text is in the training data."""
 
-    name: Literal["leakage", "contamination", "coverage"]
+    name: CheckName
     outcome: Literal["pass", "fail", "warn"]
     detail: str
     """What was found, in one line of counts and figures."""

@@ -4,8 +4,18 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from stillhouse.recipe import Config, Sha256
+from stillhouse.recipe import Config, Control, Sha256
 from stillhouse.recipe.data import SuiteKind
+
+MODELS = ("teacher", "kd", "unfiltered", "sft", "start", "champion")
+"""Whom an evaluation may know, in the order of tables. ``kd`` is the candidate, ``start`` the student before it
+learned. A control or the champion may be missing, and a teacher that is a server always is."""
+
+CONTROLS: dict[Control, tuple[str, str]] = {
+    "sft": ("distillation", "the teacher"),
+    "unfiltered": ("the filter", "it"),
+}
+"""The arms that the candidate is set against: what the difference is due to, and what the control did without."""
 
 Metric = Literal[
     "accuracy",
@@ -144,19 +154,26 @@ class EvaluationSummary(Config):
     candidate: str
     """Name of the student that asks for promotion."""
     models: tuple[str, ...]
-    """``teacher``, the arms (``kd``, ``sft``), ``start`` (the student before distillation), ``champion`` if any."""
+    """Those of `MODELS` that were measured, in that order, then others."""
     suites: tuple[SuiteSummary, ...] = Field(min_length=1)
     """The in-domain suite first."""
     comparisons: tuple[Comparison, ...]
-    """On every suite: candidate against ``teacher``, ``start``, and ``sft`` and ``champion`` where they exist."""
+    """On every suite: the candidate against each other one of `MODELS` that was measured."""
     retention: dict[str, Estimate]
-    """By suite whose metric is better when higher: the candidate's figure divided by the teacher's, paired by item."""
+    """By suite whose metric is better when higher: the candidate's figure divided by the teacher's, paired by item.
+    Empty where the teacher could not be measured."""
     mean_retention: Estimate | None
     """The mean over those suites, each counting alike; None if there is none."""
     drops: dict[str, dict[str, Estimate]]
     """By model, then by suite other than the in-domain one: how much worse it is there, positive if worse."""
     excess_drops: dict[str, Estimate]
-    """By suite: the candidate's drop minus the teacher's own, paired by item within each suite."""
+    """By suite: the candidate's drop minus the teacher's own, paired by item within each suite. Empty where the teacher
+    could not be measured."""
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the teacher was measured too; one behind an API can't be."""
+        return "teacher" in self.models
 
     def suite(self, name: str) -> SuiteSummary | None:
         """Return the suite of that name, if it was run."""

@@ -25,9 +25,26 @@ class HistoryPoint(Config):
     """Of each term before its weight, on a micro-batch of one step since the point before; empty at most points."""
 
 
+class ValidationPoint(Config):
+    """How well a model does on held-out data at one moment of its training."""
+
+    step: int = Field(ge=0)
+    """Optimizer steps that were done; 0 is before the training."""
+    tokens: int = Field(ge=0)
+    """Tokens that were read until then, over all passes and processes."""
+    loss: float
+    """Mean cross-entropy of a target, in nats, without dropout. Targets are texts of a classifier, else tokens."""
+    targets: int = Field(ge=1)
+
+
 class TrainingHistory(Config):
     """The curves of one training."""
 
     schema_id: Literal["stillhouse/training-history/1"] = "stillhouse/training-history/1"
     total_steps: int = Field(ge=1)
     points: tuple[HistoryPoint, ...]
+    validation: tuple[ValidationPoint, ...] = ()
+    """Empty unless `TrainingConfig.validation_points` asks for them."""
+    canary_rows: int | None = Field(default=None, ge=1)
+    """Rows of the teacher's cache that were scored again and agreed; None where nothing was read from a cache, or no
+    weights were there to score with."""

@@ -2,13 +2,14 @@
 as the copy itself, and no comparison of whole texts finds it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from datasketch import MinHash, MinHashLSH
 
-from stillhouse.data.tables import row_keys
+from stillhouse.data.tables import row_keys, text_key
 from stillhouse.recipe import ContaminationConfig
 
 MAX_MISSED = 1e-3
@@ -58,6 +59,43 @@ def near_duplicates(
     return pd.DataFrame(found_NM, columns=list(others), index=frame.index)
 
 
+def near_earlier(
+    texts: Sequence[str], scopes: Sequence[str], config: ContaminationConfig | None
+) -> npt.NDArray[np.bool_]:
+    """Mark the texts that equal or almost equal an earlier one of the same scope, as `near_duplicates` measures it.
+
+    A text is compared with those before it that were not marked themselves, so what is left holds no such pair.
+
+    Args:
+        texts: N texts, in the order in which they come first. One without a text is never marked.
+        scopes: What each belongs to; texts of different scopes are never the same.
+        config: Threshold, n-grams and permutations; None looks for equal texts only.
+
+    Returns:
+        bool (N).
+    """
+    marked_N = np.zeros(len(texts), dtype=bool)
+    keys = [text_key(text) for text in texts]
+    if config is None:
+        seen: set[tuple[str, str]] = set()
+        for row, pair in enumerate(zip(scopes, keys, strict=True)):
+            marked_N[row] = bool(pair[1]) and pair in seen
+            seen.add(pair)
+        return marked_N
+    # The scope is part of every n-gram: nothing of another scope becomes a candidate, however short the texts are.
+    ngrams = [
+        frozenset(f"{scope}\n{ngram}" for ngram in word_ngrams(key, config.ngram))
+        for scope, key in zip(scopes, keys, strict=True)
+    ]
+    index = MinHashLSH(num_perm=config.permutations, params=bands(config.threshold, config.permutations))
+    for row, signature in _signatures(ngrams, config.permutations):
+        similar = (jaccard(ngrams[row], ngrams[earlier]) for earlier in index.query(signature))
+        marked_N[row] = any(similarity >= config.threshold for similarity in similar)
+        if not marked_N[row]:
+            index.insert(row, signature)
+    return marked_N
+
+
 def word_ngrams(key: str, length: int) -> frozenset[str]:
     """Return the runs of ``length`` words of a text as `row_keys` gives it; of a shorter text, the whole text.
 
@@ -98,6 +136,10 @@ class _Texts:
 
     def signatures(self) -> Iterator[tuple[int, MinHash]]:
         """Give the MinHash of every row that has a text, with the row's number."""
-        rows = [row for row, ngrams in enumerate(self.ngrams) if ngrams]
-        encoded = ([ngram.encode() for ngram in self.ngrams[row]] for row in rows)
-        yield from zip(rows, MinHash.generator(encoded, num_perm=self._permutations, seed=SEED), strict=True)
+        return _signatures(self.ngrams, self._permutations)
+
+
+def _signatures(ngrams: Sequence[frozenset[str]], permutations: int) -> Iterator[tuple[int, MinHash]]:
+    rows = [row for row, found in enumerate(ngrams) if found]
+    encoded = ([ngram.encode() for ngram in ngrams[row]] for row in rows)
+    yield from zip(rows, MinHash.generator(encoded, num_perm=permutations, seed=SEED), strict=True)

@@ -14,6 +14,16 @@ import pyarrow.parquet as pq
 from stillhouse.contract import ConfigurationError, DataRejected
 from stillhouse.recipe import Table
 
+SUFFIXES = {
+    "csv": (".csv",),
+    "tsv": (".tsv", ".txt"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+    "labelled-lines": (".txt",),
+    "paragraphs": (".txt", ".md", ".rst"),
+}
+"""Of the files that count in a folder."""
+
 PARAGRAPH_BREAK = re.compile(r"\r?\n[^\S\n]*\n\s*")
 """One or more lines of nothing but white space; the indent of the line after them goes too."""
 
@@ -23,13 +33,28 @@ def read_columns(table: Table, path: Path, *, name: str) -> pd.DataFrame:
 
     Args:
         table: The format and the encoding. ``csv`` follows RFC 4180 quoting; in ``tsv`` a quote is a literal character.
-        path: The file.
+        path: The file; or a folder, whose files of the format's suffixes are read one after the other, by name.
         name: Name of the table, for messages.
 
     Raises:
-        DataRejected: The file is not of its format. The message names the line, never its contents.
-        ConfigurationError: The file can't be opened, or Python does not know the encoding.
+        DataRejected: A file is not of its format, or those of a folder differ in their columns. The message names the
+            line, never its contents.
+        ConfigurationError: A file can't be opened, a folder has none, or Python does not know the encoding.
     """
+    if not path.is_dir():
+        return _read_file(table, path, name)
+    suffixes = SUFFIXES[table.format]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    if not files:
+        raise ConfigurationError(f"{name}: {path} holds no {' or '.join(suffixes)} file; correct the table's source")
+    parts = [_read_file(table, file, f"{name}, {file.relative_to(path)}") for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if list(part.columns) != list(parts[0].columns):
+            raise DataRejected(f"{name}: {file.name} has other columns than {files[0].name}; give them the same ones")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _read_file(table: Table, path: Path, name: str) -> pd.DataFrame:
     try:
         if table.format == "parquet":
             return _read_parquet(path, name)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from stillhouse.contract import DataRejected
 from stillhouse.data.reading import read_columns
-from stillhouse.recipe import LabelRule, Table
+from stillhouse.recipe import LabelRule, Table, TextRule
 
 NAMED_ROWS = 5
 """Rows that a message lists before it says how many more there are."""
@@ -31,9 +31,9 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
         order.
 
     Raises:
-        DataRejected: The file is not of its format, lacks a column, has no rows, or a row without a group or with a
-            label outside the label set. The message names rows by id, or by line where they have none yet, and never
-            contains text.
+        DataRejected: The file is not of its format, lacks a column, has no rows, or a row without a group, with a
+            label outside the label set, or with a text that the text rule has no word for. The message names rows by
+            id, or by line where they have none yet, and never contains text.
         ConfigurationError: The file can't be opened, or its encoding has no such name.
     """
     columns = read_columns(table, path, name=name)
@@ -41,7 +41,8 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
         raise DataRejected(f"{name}: the table has no rows; point its source at a file with data")
     _require_columns(columns, table, name, labelled=bool(labels))
     ids = _ids(columns, table.id_column, name)
-    result = {"id": ids.to_numpy(dtype=object), "text": _texts(columns[table.text_column], ids, name, "text")}
+    texts = text_values(columns[table.text_column], table.text_rule, ids=ids, name=name)
+    result = {"id": ids.to_numpy(dtype=object), "text": _texts(texts, ids, name, "text")}
     if not labels and table.prompt_column is not None:
         result["prompt"] = _texts(columns[table.prompt_column], ids, name, "prompt")
     if table.group_column is not None:
@@ -79,6 +80,32 @@ def label_indices(
     indices = names.map(lambda value: index.get(value, -1))
     _reject(indices < 0, ids, name, "with a label that data.labels lacks", "correct them, data.labels or label_rule")
     return indices.to_numpy(dtype=np.int64)
+
+
+def text_values(values: pd.Series, rule: TextRule, *, ids: pd.Series, name: str) -> pd.Series:
+    """Turn the text column's ``values`` (N) into texts (N), as the rule says; ``as-is`` leaves them alone.
+
+    Args:
+        values: As they stand in the file.
+        rule: How a value becomes a text.
+        ids: Names of the rows (N), for messages.
+        name: Name of the table, for messages.
+
+    Raises:
+        DataRejected: A value is no number where the rule needs one, or has no name in it.
+    """
+    if rule.kind == "as-is":
+        return values
+    if rule.kind == "threshold":
+        numbers = pd.to_numeric(values, errors="coerce").astype(float)
+        _reject(~numbers.abs().lt(np.inf), ids, name, "whose text is not a finite number")
+        return numbers.gt(rule.threshold).map({True: rule.above, False: rule.below})
+    keys = values.map(lambda value: "" if _is_missing(value) else str(value))
+    if rule.separator is not None:
+        keys = keys.map(lambda key: key.split(rule.separator, 1)[0])
+    words = keys.map(lambda key: rule.names.get(key.strip()))
+    _reject(words.isna(), ids, name, "with a text that text_rule.names lacks", "correct them or the names")
+    return words
 
 
 def text_key(text: str) -> str:

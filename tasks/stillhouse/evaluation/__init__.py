@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stillhouse.evaluation.records import read_records, score, write_records
     from stillhouse.evaluation.report import Check, ReportInputs, TableFacts, render_report
     from stillhouse.evaluation.summary import summarise
+    from stillhouse.evaluation.tables import TaskCost
     from stillhouse.evaluation.timing import Timed, measure
 
 MODULES = {
@@ -26,6 +27,7 @@ MODULES = {
     "records": ("read_records", "score", "write_records"),
     "report": ("Check", "ReportInputs", "TableFacts", "render_report"),
     "summary": ("summarise",),
+    "tables": ("TaskCost",),
     "timing": ("Timed", "measure"),
 }
 """Which module holds which public names."""
@@ -36,6 +38,7 @@ __all__ = [
     "ReportInputs",
     "SuiteInfo",
     "TableFacts",
+    "TaskCost",
     "Timed",
     "ask",
     "build_benchmarks",

@@ -66,7 +66,7 @@ def aligned_rows(records: pa.Table, suite: str, models: Sequence[str]) -> dict[s
     Args:
         records: Of any task: columns ``model``, ``suite``, ``item_id`` and ``group`` are read.
         suite: Its name.
-        models: The first one is whom the others must agree with: the teacher.
+        models: The first one is whom the others must agree with.
 
     Raises:
         DataRejected: A model lacks items, has some twice, or disagrees about their groups.
@@ -85,9 +85,9 @@ def aligned_rows(records: pa.Table, suite: str, models: Sequence[str]) -> dict[s
         first = aligned[models[0]]
         if not rows["item_id"].equals(first["item_id"]):
             odd = len(np.setxor1d(strings(rows["item_id"]), strings(first["item_id"])))
-            raise DataRejected(f"{where}: {odd} items differ from the teacher's; score all models on the same items")
+            raise DataRejected(f"{where}: {odd} items differ from the {models[0]}'s; score all models alike")
         if not rows["group"].equals(first["group"]):
-            raise DataRejected(f"{where}: some groups differ from the teacher's; score all models on the same items")
+            raise DataRejected(f"{where}: some groups differ from the {models[0]}'s; score all models alike")
     return aligned
 
 

@@ -8,6 +8,7 @@ import yaml
 from stillhouse.contract import METRICS, Decision, EvaluationSummary, Metric, SuiteSummary, sha256_of
 from stillhouse.evaluation import phrases, tables
 from stillhouse.evaluation.report import ReportInputs, environment, recipe_yaml
+from stillhouse.evaluation.written import written_sentences
 from stillhouse.recipe import Recipe
 
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "warn": "⚠️", "promote": "✅", "reject": "❌"}
@@ -73,15 +74,47 @@ def render_model_card(inputs: ReportInputs) -> str:
             home=summary.suites[0],
             timing=inputs.timings.models.get(summary.candidate),
             timings=inputs.timings,
-            teacher=phrases.source_name(recipe.teacher.source),
+            teacher=recipe.teacher.title,
             limits=_limits(recipe, summary),
             evaluation=tables.markdown(_evaluation(summary)),
             in_domain=tables.markdown(_in_domain(summary)),
             inputs=inputs,
             data=tables.markdown(_data(inputs)),
             pipeline=PIPELINES[recipe.task],
+            written=list(written_sentences(inputs.synthesis)) if inputs.synthesis else [],
+            loss=_loss(recipe),
+            teachers=_teachers(inputs),
         )
     )
+
+
+def _loss(recipe: Recipe) -> str:
+    """Say what was minimised."""
+    config, synthesis = recipe.distillation, recipe.synthesis
+    if synthesis and synthesis.kind == "rationales":
+        weight = synthesis.label_weight
+        return f"{weight:g} × cross-entropy with the labels + {1 - weight:.3g} × cross-entropy with the rationales"
+    target = "the teacher's words" if synthesis else "the labels"
+    if not recipe.imitates_distributions:
+        return f"cross-entropy with {target}"
+    terms = [
+        f"{config.alpha} × cross-entropy with {target}",
+        f"{1 - config.alpha:.3g} × T² × {config.divergence} from the teacher at temperature T = {config.temperature:g}",
+        *(f"{term.weight:g} × {term.kind}" for term in config.features),
+    ]
+    return " + ".join(terms)
+
+
+def _teachers(inputs: ReportInputs) -> list[str]:
+    """Name every model whose output the student contains, with the terms that allow it."""
+    if inputs.terms is None:
+        return []
+    return [
+        f"{found.teacher}: {found.licence}, {found.ruling} for {found.use} use"
+        + (f", signed off by {found.sign_off.by} ({found.sign_off.reference})" if found.sign_off else "")
+        for found in inputs.terms.findings
+        if found.role != "candidate-teacher"
+    ]
 
 
 def _rules(decision: Decision) -> tables.Table:
@@ -103,8 +136,8 @@ def _rules(decision: Decision) -> tables.Table:
 def _front_matter(recipe: Recipe, summary: EvaluationSummary) -> dict[str, Any]:
     licence = recipe.teacher.licence.lower()
     terms = {"license": licence} if licence in HUB_LICENCES else {"license": "other", "license_name": licence}
-    source = recipe.teacher.source
-    base = {"base_model": source.repo} if source.kind == "hub" else {}
+    source = recipe.teacher.source or recipe.student.source
+    base = {"base_model": source.repo} if source and source.kind == "hub" else {}
     results: list[dict[str, Any]] = [
         {
             "task": {"type": PIPELINES[recipe.task]},
@@ -168,9 +201,10 @@ def _limits(recipe: Recipe, summary: EvaluationSummary) -> list[str]:
 
 def _evaluation(summary: EvaluationSummary) -> tables.Table:
     rows = []
+    other = "teacher" if summary.has_teacher else "start"
     for suite in summary.suites:
         digits = phrases.DIGITS.get(suite.metric, 3)
-        scores = (suite.score(model) for model in (summary.candidate, "teacher"))
+        scores = (suite.score(model) for model in (summary.candidate, other))
         figures = (
             f"{phrases.figure(score, digits)} {phrases.interval(score, digits)}" if score else phrases.NOTHING
             for score in scores
@@ -182,11 +216,11 @@ def _evaluation(summary: EvaluationSummary) -> tables.Table:
                 f"{suite.num_items:,}",
                 phrases.metric_title(suite.metric),
                 *figures,
-                phrases.kept_by(summary, suite.name, summary.candidate),
+                *([phrases.kept_by(summary, suite.name, summary.candidate)] if summary.has_teacher else []),
             )
         )
-    columns = ("suite", "kind", "items", "metric", "this model", "teacher", "kept, or difference")
-    return tables.Table(columns=columns, rows=tuple(rows))
+    beside = ("teacher", "kept, or difference") if summary.has_teacher else ("before it learned",)
+    return tables.Table(columns=("suite", "kind", "items", "metric", "this model", *beside), rows=tuple(rows))
 
 
 def _in_domain(summary: EvaluationSummary) -> tables.Table:

@@ -64,7 +64,7 @@ def read_blocks(
     Args:
         records: See `stillhouse.evaluation.records.SCHEMA`.
         suite: Its name.
-        models: The teacher first.
+        models: Those that share the suite.
         config: Calibration bins.
         labels: Names of the labels, in the order of the probabilities; by default their numbers.
         temperatures: By model, if any were fitted.
@@ -76,18 +76,22 @@ def read_blocks(
     blocks: dict[str, Block] = {}
     teacher: Scores | None = None
     labels_N: Ints | None = None
+    expected = 0
     for model, rows in aligned.items():
         where = f"model {model} on suite {suite}"
         scores = read_scores(rows, where)
         num_labels = scores.probabilities_NC.shape[1]
-        if teacher and num_labels != (of_teacher := teacher.probabilities_NC.shape[1]):
-            raise DataRejected(f"{where}: it has {num_labels} labels, the teacher {of_teacher}; they can't be compared")
+        expected = expected or num_labels
+        if num_labels != expected:
+            other = f"the {models[0]} {expected}"
+            raise DataRejected(f"{where}: it has {num_labels} labels, {other}; they can't be compared")
         truth = read_truth(rows, where, num_labels)
         labels_N = truth.labels_N if labels_N is None else labels_N
         if not np.array_equal(truth.labels_N, labels_N):
-            raise DataRejected(f"{where}: some labels differ from the teacher's; score all models on the same items")
+            raise DataRejected(f"{where}: some labels differ from the {models[0]}'s; score all models alike")
         blocks[model] = _block(scores, truth, teacher, config, labels, (temperatures or {}).get(model))
-        teacher = teacher or scores
+        if model == "teacher":
+            teacher = scores
     first = aligned[models[0]]
     return SuiteBlocks(
         metric="accuracy", ids_N=strings(first["item_id"]), groups_N=strings(first["group"]), models=blocks

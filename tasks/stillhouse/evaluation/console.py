@@ -5,14 +5,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from stillhouse.contract import Decision, EvaluationSummary, RuleOutcome, Timings
-from stillhouse.evaluation import phrases, tables
+from stillhouse.contract import Decision, EvaluationSummary, RuleOutcome, SynthesisReport, Timings
+from stillhouse.evaluation import phrases, tables, written
 
 VERDICT_STYLES = {"promote": "bold green", "reject": "bold red", "inconclusive": "bold yellow"}
 OUTCOME_STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "warn": "yellow"}
 
 
-def render_text(summary: EvaluationSummary, timings: Timings, decision: Decision) -> RenderableType:
+def render_text(
+    summary: EvaluationSummary, timings: Timings, decision: Decision, synthesis: SynthesisReport | None = None
+) -> RenderableType:
     """Return what `rich` prints at the end of a run, in whatever width there is: long entries break, none is cut."""
     home = summary.suites[0].name
     level = f"intervals at {100 * summary.confidence:g} %"
@@ -24,6 +26,9 @@ def render_text(summary: EvaluationSummary, timings: Timings, decision: Decision
         parts.append(_drawn(tables.suites_table(summary), "Suites"))
     scope = [suite for suite in summary.suites if suite.kind == "out-of-scope"]
     parts += [_drawn(tables.metrics_table(summary, suite), f"Out of scope: {suite.name}") for suite in scope]
+    if synthesis:
+        parts.append(_drawn(written.funnel_table(synthesis), "What the teacher wrote"))
+        parts += [Text(f"• {sentence}") for sentence in written.written_sentences(synthesis)]
     parts.append(rules_table(decision))
     parts += [
         Text(f"{phrases.OUTCOME_SIGNS[check.outcome]} {check.name}: {check.detail}", OUTCOME_STYLES[check.outcome])

@@ -29,7 +29,7 @@ class Plan:
 
     config: EvaluationConfig
     models: tuple[str, ...]
-    """The teacher first."""
+    """The teacher first, if there is one."""
     candidate: str
     baselines: tuple[str, ...]
     """Whom the candidate is compared with."""

@@ -1,11 +1,14 @@
 """Language models: per-item records of their loss, and what the statistics make of them.
 
-Models are compared by ``nll``, the mean loss per target token: a fair comparison only while all have the same target
-tokens. A champion with another tokenizer is refused. Comparing by ``bits_per_byte`` would be possible, but the margins
-of policies are in nats per token, and reading them as bits per byte would make them some three times as wide.
+Models are compared by ``nll``, the mean loss per target token, or by their answers. The former is a fair comparison
+only while all have the same target tokens, so a champion with another tokenizer is refused. Comparing by
+``bits_per_byte`` would be possible, but the margins of policies are in nats per token, and reading them as bits per
+byte would make them some three times as wide. Compared by their answers, models of several tokenizers have no figures
+per token.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 ITEMS, TARGETS, HITS, LOSS, BYTES, GREEDY, RIGHT, SAMPLES = range(8)
 """Columns of a block."""
 
+PER_TOKEN = frozenset[Metric](("nll", "perplexity", "accuracy"))
+"""Comparable only among models of one tokenizer."""
+
 MAX_LOSS = 700.0
 """Nats per token beyond which a perplexity is no float any more, and the model no model."""
 
@@ -44,7 +50,7 @@ def score_language(
     A row's pieces are added up. A row too short to have a target has a record of zeros.
 
     Args:
-        model_name: ``teacher``, ``kd``, ``sft``, ``start`` or ``champion``.
+        model_name: One of `stillhouse.contract.MODELS`.
         suite_name: Name of the suite.
         rows: N rows with a column ``id``, maybe ``group``.
         documents: Of these rows; see `stillhouse.models.documents_of`.
@@ -94,27 +100,27 @@ def read_blocks(records: pa.Table, suite: str, models: Sequence[str], config: Ev
     Args:
         records: Of all models, on this suite and maybe others.
         suite: Name of the suite.
-        models: The teacher first.
-        config: Not read: no metric of a language model depends on it.
+        models: Those that share the suite.
+        config: By which metric models are compared where they answer.
 
     Raises:
         DataRejected: A model lacks items, has some twice, has losses that are no numbers or absurd, has no target at
-            all, or has other target tokens than the teacher.
+            all; or models are compared by their loss and have different target tokens.
     """
     aligned = aligned_rows(records, suite, models)
-    teacher = aligned[models[0]]
-    blocks: dict[str, Block] = {}
-    for model, rows in aligned.items():
-        where = f"model {model} on suite {suite}"
-        if not rows["targets"].equals(teacher["targets"]):
-            raise DataRejected(
-                f"{where}: it has other target tokens than the teacher, so losses per token can't be compared; use "
-                "models of one tokenizer, and another promotion.model for those of a new one"
-            )
-        blocks[model] = _block(rows, where)
-    return SuiteBlocks(
-        metric="nll", ids_N=strings(teacher["item_id"]), groups_N=strings(teacher["group"]), models=blocks
-    )
+    first = aligned[models[0]]
+    answered = all(not rows["greedy_right"].null_count for rows in aligned.values())
+    metric: Metric = config.generation.metric if config.generation and answered else "nll"
+    foreign = [model for model, rows in aligned.items() if not rows["targets"].equals(first["targets"])]
+    if foreign and metric == "nll":
+        raise DataRejected(
+            f"model {foreign[0]} on suite {suite}: it has other target tokens than the {models[0]}, so losses per "
+            "token can't be compared; use models of one tokenizer, and another promotion.model for those of a new one"
+        )
+    blocks = {model: _block(rows, f"model {model} on suite {suite}", metric) for model, rows in aligned.items()}
+    if foreign:
+        blocks = {model: _without_figures_per_token(block) for model, block in blocks.items()}
+    return SuiteBlocks(metric=metric, ids_N=strings(first["item_id"]), groups_N=strings(first["group"]), models=blocks)
 
 
 def read_benchmark(records: pa.Table, suite: str, models: Sequence[str]) -> SuiteBlocks:
@@ -123,17 +129,17 @@ def read_benchmark(records: pa.Table, suite: str, models: Sequence[str]) -> Suit
     Args:
         records: Of all models, on this suite and maybe others; see `stillhouse.evaluation.harness.ask_benchmark`.
         suite: Name of the suite.
-        models: The teacher first.
+        models: Those that share the suite.
 
     Raises:
         DataRejected: A model lacks items, has some twice, or has losses that are no numbers.
     """
     aligned = aligned_rows(records, suite, models)
-    teacher = aligned[models[0]]
+    first = aligned[models[0]]
     return SuiteBlocks(
         metric="accuracy",
-        ids_N=strings(teacher["item_id"]),
-        groups_N=strings(teacher["group"]),
+        ids_N=strings(first["item_id"]),
+        groups_N=strings(first["group"]),
         models={m: _benchmark_block(rows, f"model {m} on suite {suite}") for m, rows in aligned.items()},
     )
 
@@ -161,7 +167,12 @@ def _losses(rows: pa.Table, where: str) -> Floats:
     return losses_N
 
 
-def _block(rows: pa.Table, where: str) -> Block:
+def _without_figures_per_token(block: Block) -> Block:
+    kept = {metric: figure for metric, figure in block.metrics.items() if metric not in PER_TOKEN}
+    return replace(block, metrics=kept)
+
+
+def _block(rows: pa.Table, where: str, metric: Metric) -> Block:
     losses_N = _losses(rows, where)
     columns_NK = np.zeros((rows.num_rows, 8))
     columns_NK[:, ITEMS] = 1
@@ -194,7 +205,7 @@ def _block(rows: pa.Table, where: str) -> Block:
         metrics=metrics,
         # Tokens of a text depend on one another, and so do samples of a prompt: neither is a proportion of items.
         proportions={"exact_match": (int(columns_NK[:, GREEDY].sum()), rows.num_rows)} if answered else {},
-        correct_N=None,
+        correct_N=columns_NK[:, GREEDY] == 1 if metric == "exact_match" else None,
         truncated=pc.sum(rows["truncated"]).as_py(),
     )
 

@@ -1,13 +1,11 @@
 """Figures and verdicts in words: shared by the page, the cards and the terminal. All wording of results lies here."""
 
-from pathlib import PurePath
-
 from stillhouse.contract import METRICS, Decision, Estimate, EvaluationSummary, Metric, RuleOutcome, SuiteSummary
-from stillhouse.recipe.sources import ModelSource
 
 MODEL_TITLES = {
     "teacher": "teacher",
     "kd": "student (kd)",
+    "unfiltered": "student (unfiltered)",
     "sft": "student (sft)",
     "start": "student before distillation",
     "champion": "champion in service",
@@ -15,8 +13,9 @@ MODEL_TITLES = {
 
 MODEL_MEANINGS = {
     "teacher": "the model whose knowledge is passed on",
-    "kd": "distilled from the teacher: the candidate",
-    "sft": "control: same student, data and steps without the teacher",
+    "kd": "learned from the teacher: the candidate",
+    "unfiltered": "control: same student, as much of what the teacher wrote, unchosen",
+    "sft": "control: same student, trained on the collected data without the teacher",
     "start": "the same student, not trained further",
     "champion": "the model in service, scored again today",
 }
@@ -38,6 +37,9 @@ CHECK_MEANINGS = {
     "leakage": "no text is both learned from and judged by",
     "contamination": "no text is nearly the same in both",
     "coverage": "what is learned from is like what will be met",
+    "terms": "the teachers' terms allow to learn from them",
+    "canary": "what is kept of the teacher is what it says",
+    "synthesis": "the teacher wrote enough that is fit to learn from",
 }
 
 TERM_TITLES = {
@@ -52,6 +54,8 @@ TERM_TITLES = {
     "similarity": "Similarities among documents",
 }
 """By term of the loss, in the order of the plots."""
+
+HELD_OUT_TITLES = {"loss": "Loss on held-out texts", "perplexity": "Perplexity on held-out texts"}
 
 DIGITS: dict[Metric, int] = {"perplexity": 2}
 UNITS: dict[Metric, str] = {"nll": "nats", "kl": "nats"}
@@ -224,17 +228,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {left:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def source_name(source: ModelSource) -> str:
-    """Say where a model comes from, without the folders of a machine."""
-    match source.kind:
-        case "wheel":
-            return f"{PurePath(source.member).name} in package {source.package} {source.version}"
-        case "path":
-            return PurePath(source.path).name
-        case "hub":
-            return f"{source.repo} at {source.revision[:12]}"
-        case "s3" | "registry":
-            return source.uri
+def money(amount: float) -> str:
+    """Write an amount in the currency of the deployment, which has no name here; small ones with more digits."""
+    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
 
 
 def _metric_of(summary: EvaluationSummary, suite: str) -> Metric:

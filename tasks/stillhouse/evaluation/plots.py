@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import matplotlib as mpl
@@ -11,14 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator, PercentFormatter
 
-from stillhouse.contract import METRICS, EvaluationSummary, Timings, TrainingHistory
+from stillhouse.contract import (
+    METRICS,
+    Estimate,
+    EvaluationSummary,
+    SynthesisReport,
+    Timings,
+    TraceAudit,
+    TrainingHistory,
+)
 from stillhouse.evaluation import phrases
 from stillhouse.evaluation.metrics import calibration_bins
 
 MODEL_COLOURS = {
     "teacher": "#7c4a10",
     "kd": "#0b7a75",
+    "unfiltered": "#a8348a",
     "sft": "#5b5fc7",
     "start": "#8a8f98",
     "champion": "#b3261e",
@@ -70,6 +80,36 @@ def loss_curves(histories: Mapping[str, TrainingHistory]) -> dict[str, Figure]:
     return {term: _loss_curve(histories, term) for term in [*known, *sorted(terms - set(known))]}
 
 
+@mpl.rc_context(STYLE)
+def held_out_curves(histories: Mapping[str, TrainingHistory], *, perplexity: bool) -> dict[str, Figure]:
+    """Draw the loss on the validation set over the tokens that were seen, one line an arm; empty if nobody measured it.
+
+    Args:
+        histories: By arm.
+        perplexity: Also draw e to the power of the loss, on a logarithmic axis; of language models.
+    """
+    measured = {arm: history.validation for arm, history in histories.items() if history.validation}
+    if not measured:
+        return {}
+    figures = {}
+    for name in ("loss", *(["perplexity"] if perplexity else [])):
+        figure, ax = _figure(height=2.6, width=0.7 * WIDTH)
+        for arm, points in measured.items():
+            losses = [point.loss for point in points]
+            values = losses if name == "loss" else np.exp(losses)
+            ax.plot([p.tokens for p in points], values, marker="o", markersize=3, label=arm, color=_colour(arm))
+        if name == "perplexity":
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+            ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set_xlabel("tokens seen")
+        ax.legend(loc="upper right")
+        figures[name] = figure
+    return figures
+
+
 def _loss_curve(histories: Mapping[str, TrainingHistory], term: str) -> Figure:
     figure, ax = _figure(height=2.4, width=0.7 * WIDTH)
     for arm, history in histories.items():
@@ -83,6 +123,73 @@ def _loss_curve(histories: Mapping[str, TrainingHistory], term: str) -> Figure:
     ax.set_xlabel("optimizer step")
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.legend(loc="upper right")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def funnel(report: SynthesisReport) -> Figure:
+    """Draw how many answers were left before the first filter and after each one."""
+    left = [report.filters[0].seen, *(found.seen - found.removed for found in report.filters)]
+    names = ["answered", *(f"after {found.name}" for found in report.filters)]
+    figure, ax = _figure(height=0.7 + 0.34 * len(left))
+    ax.barh(range(len(left)), left, color=MODEL_COLOURS["kd"], height=0.62)
+    for place, count in enumerate(left):
+        ax.annotate(f"{count:,}", (count, place), xytext=(4, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(left)), names)
+    ax.set_ylim(len(left) - 0.5, -0.5)
+    ax.set_xlim(0, 1.18 * max(left))
+    ax.grid(visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_visible(False)
+    ax.spines["bottom"].set_visible(False)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def compound_errors(audit: TraceAudit) -> Figure:
+    """Draw the share of right answers, and of right steps, against the length of a trace, with their intervals."""
+    figure, ax = _figure(height=3.6)
+    curves: dict[str, tuple[str, Sequence[Estimate | None]]] = {
+        "right steps": (OTHER_COLOUR, [found.step_accuracy for found in audit.by_length]),
+        "right answers": (MODEL_COLOURS["teacher"], [found.accuracy for found in audit.by_length]),
+    }
+    for title, (colour, estimates) in curves.items():
+        points = [(place, estimate) for place, estimate in enumerate(estimates) if estimate]
+        if not points:
+            continue
+        ax.errorbar(
+            [place for place, _ in points],
+            [e.value for _, e in points],
+            yerr=[
+                [max(0.0, e.value - e.low) for _, e in points],
+                [max(0.0, e.high - e.value) for _, e in points],
+            ],
+            marker="o",
+            markersize=5,
+            capsize=3,
+            linewidth=1.8,
+            color=colour,
+            linestyle="-" if title == "right answers" else "--",
+            label=title,
+        )
+    bins = audit.by_length
+    ax.set_xticks(range(len(bins)), [f"{found.low}–{found.high}" for found in bins], rotation=30, ha="right")
+    ax.set(xlabel="words of the trace", ylim=(0, 1.04), xlim=(-0.4, len(bins) - 0.6))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def first_wrong_steps(audit: TraceAudit) -> Figure:
+    """Draw how many traces go wrong for the first time at the first step, the second and so on."""
+    counts = audit.first_wrong
+    figure, ax = _figure(height=3.6)
+    ax.bar(range(len(counts)), counts, color=MODEL_COLOURS["teacher"], width=0.7)
+    names = [str(place + 1) for place in range(len(counts))]
+    ax.set_xticks(range(len(counts)), [*names[:-1], f"{names[-1]}+"])
+    ax.set(xlabel="first wrong step", ylabel="traces")
+    ax.grid(visible=False, axis="x")
     return figure
 
 
@@ -121,10 +228,12 @@ def reliability(records: pa.Table, summary: EvaluationSummary, *, num_bins: int)
 @mpl.rc_context(STYLE)
 def drops_away(summary: EvaluationSummary) -> Figure:
     """Draw what teacher and candidate lose on each suite away from home, side by side with their intervals."""
-    suites = [suite for suite in summary.suites if suite.name in summary.excess_drops]
+    models = [model for model in ("teacher", summary.candidate) if model in summary.drops]
+    suites = [suite for suite in summary.suites if suite.name in summary.drops[summary.candidate]]
     figure, ax = _figure(height=1.3 + 0.52 * len(suites))
     ax.axvline(0, color=INK, linewidth=1.0)
-    for shift, model in ((-0.15, "teacher"), (0.15, summary.candidate)):
+    for number, model in enumerate(models):
+        shift = 0.3 * (number - (len(models) - 1) / 2)
         found = [(place + shift, summary.drops[model][suite.name]) for place, suite in enumerate(suites)]
         values = [drop.value for _, drop in found]
         ax.errorbar(

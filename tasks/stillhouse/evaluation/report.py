@@ -8,10 +8,32 @@ from typing import Any, Protocol
 import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
 
-from stillhouse.contract import Decision, EvaluationSummary, SuiteSummary, Timings, TrainingHistory
-from stillhouse.evaluation import phrases, tables
-from stillhouse.evaluation.plots import drops_away, loss_curves, quality_against, reliability, to_svg
+from stillhouse.contract import (
+    Decision,
+    EvaluationSummary,
+    SuiteSummary,
+    SynthesisReport,
+    TermsReport,
+    Timings,
+    TraceAudit,
+    TrainingHistory,
+)
+from stillhouse.evaluation import phrases, tables, written
+from stillhouse.evaluation.plots import (
+    compound_errors,
+    drops_away,
+    first_wrong_steps,
+    funnel,
+    held_out_curves,
+    loss_curves,
+    quality_against,
+    reliability,
+    to_svg,
+)
+from stillhouse.evaluation.tables import TaskCost
+from stillhouse.evaluation.tiles import tiles
 from stillhouse.recipe import Recipe
 
 
@@ -68,14 +90,18 @@ class ReportInputs:
     tables: Sequence[TableFacts] = ()
     checks: Sequence[Check] = ()
     """Of the data, those that were met among them."""
+    terms: TermsReport | None = None
+    """Under which terms the teachers may be learned from."""
+    synthesis: SynthesisReport | None = None
+    """What the teacher wrote; None where the student learned from collected data."""
     preflight: str = ""
     """What became of the prediction that was made before the run; empty if there was none."""
     data_docs: str | None = None
     """Relative address of the data's own pages."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every artifact behind the page, by what it is."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Time that each task took when its result was made, by task id."""
+    costs: Mapping[str, TaskCost] = field(default_factory=dict)
+    """By task id."""
     software: str = ""
     """Name and version of what made the page."""
 
@@ -98,7 +124,7 @@ def render_report(inputs: ReportInputs) -> str:
             home=home,
             headline=phrases.headline(decision),
             worst=phrases.worst_sentence(summary),
-            tiles=tables.tiles(summary, inputs.timings),
+            tiles=tiles(summary, inputs.timings),
             rules=tables.rules_table(decision),
             integrity=tables.integrity_table(decision),
             models=tables.models_table(summary, inputs.timings),
@@ -109,7 +135,11 @@ def render_report(inputs: ReportInputs) -> str:
             calibration=tables.metrics_table(summary, home, tables.CALIBRATION) if plots["reliability"] else None,
             fidelity=tables.metrics_table(summary, home, tables.FIDELITY),
             labels=tables.labels_table(summary, home),
-            costs=tables.costs_table(inputs.seconds),
+            held_out=tables.held_out_table(inputs.histories, perplexity=_reads_words(inputs.recipe)),
+            written=_written(inputs.synthesis) if inputs.synthesis else None,
+            reasoning=_reasoning(inputs.synthesis.audit) if inputs.synthesis and inputs.synthesis.audit else None,
+            terms=written.terms_table(inputs.terms) if inputs.terms else None,
+            costs=tables.costs_table(inputs.costs),
             figures=[(suite, tables.metrics_table(summary, suite, all_of_it=True)) for suite in summary.suites],
             plots=plots,
             data_tables=sorted(inputs.tables, key=lambda table: _place(table.name)),
@@ -145,15 +175,44 @@ def _plots(inputs: ReportInputs) -> dict[str, Any]:
         "losses": {term: to_svg(figure, name=f"loss-{term}") for term, figure in loss_curves(inputs.histories).items()}
         if inputs.histories
         else {},
+        "held_out": {name: to_svg(figure, name=f"held-out-{name}") for name, figure in _held_out(inputs).items()},
         "latency": to_svg(quality_against(summary, timings, "latency"), name="latency"),
         "size": to_svg(quality_against(summary, timings, "size"), name="size"),
         "reliability": "",
-        "drops": to_svg(drops_away(summary), name="drops") if summary.excess_drops else "",
+        "drops": to_svg(drops_away(summary), name="drops") if summary.drops.get(summary.candidate) else "",
     }
     if "probabilities" in inputs.records.column_names:
         bins = inputs.recipe.evaluation.calibration_bins
         plots["reliability"] = to_svg(reliability(inputs.records, summary, num_bins=bins), name="reliability")
     return plots
+
+
+def _held_out(inputs: ReportInputs) -> dict[str, Figure]:
+    return held_out_curves(inputs.histories, perplexity=_reads_words(inputs.recipe))
+
+
+def _reads_words(recipe: Recipe) -> bool:
+    return recipe.task != "text-classification"
+
+
+def _written(report: SynthesisReport) -> dict[str, Any]:
+    return {
+        "counts": written.counts_table(report),
+        "funnel": written.funnel_table(report),
+        "sets": written.sets_table(report),
+        "rating": written.rating_sentence(report),
+        "plot": to_svg(funnel(report), name="funnel") if report.filters else "",
+    }
+
+
+def _reasoning(audit: TraceAudit) -> dict[str, Any]:
+    return {
+        "sentence": written.audit_sentence(audit),
+        "figures": written.audit_table(audit),
+        "lengths": written.lengths_table(audit),
+        "compound": to_svg(compound_errors(audit), name="compound") if audit.by_length else "",
+        "first_wrong": to_svg(first_wrong_steps(audit), name="first-wrong") if any(audit.first_wrong) else "",
+    }
 
 
 def _out_of_scope(summary: EvaluationSummary) -> list[SuiteSummary]:

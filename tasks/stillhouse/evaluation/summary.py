@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from stillhouse.contract import METRICS, Comparison, DataRejected, Estimate, EvaluationSummary
+from stillhouse.contract import METRICS, MODELS, Comparison, DataRejected, Estimate, EvaluationSummary
 from stillhouse.evaluation import classification, language
 from stillhouse.evaluation.blocks import SuiteBlocks, SuiteInfo
 from stillhouse.evaluation.figures import Measured, Plan, measure_suite
@@ -14,8 +14,6 @@ from stillhouse.evaluation.scope import measure_scope
 from stillhouse.evaluation.significance import Figure, holm
 from stillhouse.recipe import EvaluationConfig
 
-MODEL_ORDER = ("teacher", "kd", "sft", "start", "champion")
-BASELINES = ("teacher", "sft", "start", "champion")
 COMPARABLE = ("in-domain", "shifted-domain", "challenge", "perturbed")
 """Kinds of suites on which a model does the task itself, so that its figures there can be set against each other."""
 
@@ -27,6 +25,7 @@ def summarise(
     suites: Sequence[SuiteInfo],
     candidate: str = "kd",
     labels: Sequence[str] = (),
+    has_teacher: bool = True,
     validation: pa.Table | None = None,
 ) -> EvaluationSummary:
     """Compute every figure of the evaluation from its records alone.
@@ -38,30 +37,34 @@ def summarise(
         suites: The in-domain suite first. Perturbed ones have its items.
         candidate: Name of the student that asks for promotion.
         labels: Names of a classifier's labels, in the order of its outputs; by default their numbers.
+        has_teacher: Whether the teacher is a model of the run, and no server. Without it there are no shares of its
+            figures, no drops beyond its own and no likeness to it.
         validation: Classification records of all models on a suite ``validation``, for the temperatures; needed if and
             only if ``config.temperature_scaling``.
 
     Raises:
         DataRejected: A model lacks items, has some twice, disagrees about labels or groups or has scores that are NaN;
-            the teacher, the candidate or the validation records are missing; or a perturbed suite has other items.
+            the teacher (if it is a model), the candidate or the validation records are missing; or a perturbed suite
+            has other items.
     """
     found = set(records["model"].unique().to_pylist())
-    models = (*(m for m in MODEL_ORDER if m in found), *sorted(found - set(MODEL_ORDER)))
-    for needed in ("teacher", candidate):
+    models = (*(m for m in MODELS if m in found), *sorted(found - set(MODELS)))
+    for needed in (*(["teacher"] if has_teacher else []), candidate):
         if needed not in models:
             raise DataRejected(f"the records hold no model {needed}: nothing can be compared; evaluate again with it")
     plan = Plan(
         config=config,
         models=models,
         candidate=candidate,
-        baselines=tuple(model for model in models if model in BASELINES and model != candidate),
+        baselines=tuple(model for model in models if model in MODELS and model != candidate),
     )
     measured = _measure(records, suites, plan, labels, validation)
     home, *others = (m for m in measured if m.summary.kind in COMPARABLE)
-    retention = _retention([home, *others], candidate)
+    retention = _retention([home, *others], candidate) if "teacher" in models else {}
     drops = {model: {m.summary.name: _drop(home, m, model) for m in others} for model in models}
     excess = {
-        name: Figure.combine(np.subtract, drops[candidate][name], drops["teacher"][name]) for name in drops["teacher"]
+        name: Figure.combine(np.subtract, drops[candidate][name], drop)
+        for name, drop in drops.get("teacher", {}).items()
     }
     num_items = {m.summary.name: m.summary.num_items for m in measured}
     behind = {m.summary.name: _items_behind(home, m) for m in others}

@@ -1,8 +1,8 @@
 """What the tables of a report say, whatever they are drawn with: the page, Markdown or the terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, replace
+from math import exp, isfinite
 
 from stillhouse.contract import (
     METRICS,
@@ -14,6 +14,8 @@ from stillhouse.contract import (
     RuleOutcome,
     SuiteSummary,
     Timings,
+    TrainingHistory,
+    ValidationPoint,
 )
 from stillhouse.evaluation import phrases
 from stillhouse.evaluation.phrases import NOTHING
@@ -25,6 +27,22 @@ MAX_LABELS = 10
 
 NARROW, WIDE = 8.0, 92.0
 """Where the marks of an interval's bar lie at most, on a line from 0 to 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCost:
+    """What one task took when its result was made."""
+
+    seconds: float
+    """Wall time."""
+    cpu_seconds: float = 0.0
+    """Of all its threads."""
+    device_seconds: float = 0.0
+    """Time during which it held accelerators."""
+    peak_memory_bytes: int = 0
+    """Largest resident size of its process."""
+    cost: float | None = None
+    """In the currency of the deployment; None where nothing has a price."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,54 +78,6 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """One figure that stands for itself."""
-
-    title: str
-    text: str
-    detail: str
-
-
-def tiles(summary: EvaluationSummary, timings: Timings) -> list[Tile]:
-    """Return the figures that a reader looks for first: quality, what is kept of the teacher's, speed, size."""
-    home, candidate = summary.suites[0], summary.candidate
-    mine, teacher = home.score(candidate), home.score("teacher")
-    found = []
-    if mine and teacher:
-        digits = phrases.DIGITS.get(home.metric, 3)
-        detail = f"{phrases.interval(mine, digits)} · teacher {phrases.figure(teacher, digits)}"
-        title = f"{phrases.metric_title(home.metric)} on {home.name}"
-        found = [Tile(title=title[:1].upper() + title[1:], text=phrases.figure(mine, digits), detail=detail)]
-        found += _against_teacher(summary)
-    if candidate in timings.models and "teacher" in timings.models:
-        small, large = timings.models[candidate], timings.models["teacher"]
-        faster = f"teacher {large.latency_p50_ms:.1f} ms · {large.latency_p50_ms / small.latency_p50_ms:.2f}× faster"
-        share = f"teacher {phrases.size(large.num_bytes)} · {100 * small.num_bytes / large.num_bytes:.0f} % of it"
-        found.append(Tile(title="Latency of one text", text=f"{small.latency_p50_ms:.1f} ms", detail=faster))
-        found.append(Tile(title="Size", text=phrases.size(small.num_bytes), detail=share))
-    return found
-
-
-def _against_teacher(summary: EvaluationSummary) -> list[Tile]:
-    home = summary.suites[0]
-    if home.name in summary.retention:
-        kept, worst = summary.retention[home.name], phrases.worst_kept(summary)
-        detail = f"{phrases.percent_interval(kept)} %"
-        if worst and worst[0] != home.name:
-            detail += f" · worst on {worst[0]}: {phrases.percent(worst[1])}"
-        title = f"Of the teacher's {METRICS[home.metric].title} kept"
-        return [Tile(title=title, text=phrases.percent(kept), detail=detail)]
-    versus, furthest = summary.comparison(home.name, "teacher"), phrases.worst_gap(summary)
-    if not versus:
-        return []
-    detail = phrases.interval(versus.difference)
-    if furthest and furthest[0] != home.name:
-        detail += f" · worst on {furthest[0]}: {phrases.signed(furthest[1])}"
-    title = f"{METRICS[home.metric].title} minus teacher's"
-    return [Tile(title=title[:1].upper() + title[1:], text=phrases.signed(versus.difference), detail=detail)]
 
 
 def rules_table(decision: Decision) -> Table:
@@ -150,14 +120,14 @@ def models_table(summary: EvaluationSummary, timings: Timings) -> Table:
     """Return in-domain quality, how it stands to the teacher's, size and speed of every model."""
     home = summary.suites[0]
     shown = _measured(home, (home.metric, *(("perplexity",) if home.metric == "nll" else ())))
-    titles = (*(phrases.metric_title(metric) for metric in shown), phrases.kept_title(summary, home.name))
+    kept_title = [phrases.kept_title(summary, home.name)] if summary.has_teacher else []
     rows = []
     for model in summary.models:
         timing = timings.models.get(model)
         cells = (
             _model(model, described=True),
             *_scores(home, model, shown),
-            Cell(text=phrases.kept_by(summary, home.name, model)),
+            *(Cell(text=phrases.kept_by(summary, home.name, model)) for _ in kept_title),
             Cell(text=phrases.size(timing.num_bytes), detail=f"{timing.parameters / 1e6:,.1f} M parameters")
             if timing
             else Cell(),
@@ -165,7 +135,8 @@ def models_table(summary: EvaluationSummary, timings: Timings) -> Table:
             Cell(text=f"{timing.throughput:,.0f}") if timing else Cell(),
         )
         rows.append(Row(cells=cells, marked=model == summary.candidate))
-    return Table(columns=("model", *titles, "size", "latency p50 / p95", "texts/s"), rows=tuple(rows))
+    titles = (phrases.metric_title(metric) for metric in shown)
+    return Table(columns=("model", *titles, *kept_title, "size", "latency p50 / p95", "texts/s"), rows=tuple(rows))
 
 
 def suites_table(summary: EvaluationSummary) -> Table:
@@ -181,13 +152,14 @@ def suites_table(summary: EvaluationSummary) -> Table:
             mark="worst" if worst and worst[0] == suite.name and len(suites) > 1 else "",
         )
         models = (_estimate(suite.score(model), suite.metric) for model in summary.models)
-        rows.append(Row(cells=(_suite(suite), *models, kept)))
+        rows.append(Row(cells=(_suite(suite), *models, *([kept] if summary.has_teacher else []))))
     if summary.mean_retention is not None and len(summary.retention) > 1:
         blanks = [Cell(text="")] * len(summary.models)
         mean = Cell(text=phrases.half_width_percent(summary.mean_retention))
         rows.append(Row(cells=(Cell(text="mean of the shares", detail="every suite counts alike"), *blanks, mean)))
     kept_title = f"{summary.candidate} keeps" if summary.retention else f"{summary.candidate} minus teacher"
-    return Table(columns=("suite", *summary.models, kept_title), rows=tuple(rows))
+    last = [kept_title] if summary.has_teacher else []
+    return Table(columns=("suite", *summary.models, *last), rows=tuple(rows))
 
 
 def comparisons_table(summary: EvaluationSummary, suite: str) -> Table:
@@ -233,52 +205,89 @@ def metrics_table(
 
 
 def drops_table(summary: EvaluationSummary) -> Table:
-    """Return what teacher and candidate lose on each suite away from home, and what the candidate loses beyond it."""
-    excess = summary.excess_drops
-    worst = max(excess, key=lambda name: (excess[name].value, name), default=None)
-    bars = _bars(excess, 0.0)
+    """Return what the candidate loses on each suite away from home, and what of it the teacher does not lose."""
+    own, excess = summary.drops.get(summary.candidate, {}), summary.excess_drops
+    judged = excess or own
+    worst = max(judged, key=lambda name: (judged[name].value, name), default=None)
+    bars = _bars(judged, 0.0)
     rows = []
-    for suite in summary.suites:
-        if suite.name not in excess:
-            continue
-        teacher, mine = (summary.drops.get(m, {}).get(suite.name) for m in ("teacher", summary.candidate))
-        beyond = _estimate(excess[suite.name], suite.metric, bar=bars.get(suite.name))
-        mark = "worst" if suite.name == worst and len(excess) > 1 else ""
-        cells = (
-            _suite(suite),
-            _estimate(teacher, suite.metric),
-            _estimate(mine, suite.metric),
-            Cell(text=beyond.text, detail=beyond.detail, short=beyond.short, bar=beyond.bar, mark=mark),
-        )
-        rows.append(Row(cells=cells))
-    titles = ("teacher's drop", f"{summary.candidate}'s drop", "beyond the teacher's")
+    for suite in (suite for suite in summary.suites if suite.name in judged):
+        last = _estimate(judged[suite.name], suite.metric, bar=bars.get(suite.name))
+        last = replace(last, mark="worst" if suite.name == worst and len(judged) > 1 else "")
+        before = (summary.drops.get(model, {}).get(suite.name) for model in ("teacher", summary.candidate))
+        drops = [_estimate(drop, suite.metric) for drop in before] if excess else []
+        rows.append(Row(cells=(_suite(suite), *drops, last)))
+    mine = f"{summary.candidate}'s drop"
+    titles = ("teacher's drop", mine, "beyond the teacher's") if excess else (mine,)
     return Table(columns=("suite", *titles), rows=tuple(rows))
 
 
 def labels_table(summary: EvaluationSummary, suite: SuiteSummary) -> Table:
     """Return the recall of the labels that the candidate misses most, the worst first."""
     mine = suite.models[summary.candidate].per_label if summary.candidate in suite.models else {}
-    teacher = suite.models["teacher"].per_label if "teacher" in suite.models else {}
+    teacher = suite.models["teacher"].per_label if "teacher" in suite.models else None
     worst = sorted(mine, key=lambda label: (mine[label].value, label))[:MAX_LABELS]
     rows = (
         Row(
             cells=(
                 Cell(text=label),
                 _estimate(mine[label]),
-                _estimate(teacher.get(label)),
+                *([] if teacher is None else [_estimate(teacher.get(label))]),
                 Cell(text=f"{mine[label].n:,}"),
             )
         )
         for label in worst
     )
-    return Table(columns=("label", f"{summary.candidate}'s recall", "teacher's recall", "items"), rows=tuple(rows))
+    beside = [] if teacher is None else ["teacher's recall"]
+    return Table(columns=("label", f"{summary.candidate}'s recall", *beside, "items"), rows=tuple(rows))
 
 
-def costs_table(seconds: Mapping[str, float]) -> Table:
-    """Return how long each task took, and all of them together."""
-    rows = [Row(cells=(Cell(text=task), Cell(text=phrases.duration(spent)))) for task, spent in seconds.items()]
-    total = Row(cells=(Cell(text="together"), Cell(text=phrases.duration(sum(seconds.values())))))
-    return Table(columns=("task", "time"), rows=(*rows, total))
+def costs_table(costs: Mapping[str, TaskCost]) -> Table:
+    """Return what each task took, and all of them together; accelerators and money only where there are any."""
+    found = list(costs.values())
+    with_devices = any(cost.device_seconds for cost in found)
+    with_money = any(cost.cost is not None for cost in found)
+
+    def row(name: str, some: Sequence[TaskCost]) -> Row:
+        paid = [cost.cost for cost in some if cost.cost is not None]
+        cells = [
+            Cell(text=name),
+            Cell(text=phrases.duration(sum(cost.seconds for cost in some))),
+            Cell(text=phrases.duration(sum(cost.cpu_seconds for cost in some))),
+            *([Cell(text=phrases.duration(sum(cost.device_seconds for cost in some)))] if with_devices else []),
+            Cell(text=phrases.size(max((cost.peak_memory_bytes for cost in some), default=0))),
+            *([Cell(text=phrases.money(sum(paid)) if paid else NOTHING)] if with_money else []),
+        ]
+        return Row(cells=tuple(cells))
+
+    rows = [row(task, [cost]) for task, cost in costs.items()]
+    devices, money = (["accelerator time"] if with_devices else []), (["paid"] if with_money else [])
+    return Table(
+        columns=("task", "time", "CPU time", *devices, "peak memory", *money), rows=(*rows, row("together", found))
+    )
+
+
+def held_out_table(histories: Mapping[str, TrainingHistory], *, perplexity: bool) -> Table:
+    """Return the loss on the validation set before and after the training of each arm that measured it."""
+
+    def loss(point: ValidationPoint) -> Cell:
+        return Cell(text=f"{point.loss:.3f}", detail=f"perplexity {exp(point.loss):,.1f}" if perplexity else "")
+
+    rows = []
+    for arm, history in histories.items():
+        if not history.validation:
+            continue
+        first, last = history.validation[0], history.validation[-1]
+        best = min(history.validation, key=lambda point: point.loss)
+        cells = (
+            _model(arm),
+            Cell(text=f"{last.tokens:,}"),
+            loss(first),
+            loss(last),
+            Cell(text=f"{best.loss:.3f}", detail=f"at {best.tokens:,} tokens"),
+        )
+        rows.append(Row(cells=cells))
+    return Table(columns=("model", "tokens seen", "loss at first", "loss at last", "best loss"), rows=tuple(rows))
 
 
 def markdown(table: Table) -> list[str]:

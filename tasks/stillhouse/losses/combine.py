@@ -17,7 +17,9 @@ from stillhouse.models.layers import ModelShape
 from stillhouse.models.taps import Captured, TapRequest
 from stillhouse.recipe import DistillationConfig
 
-Arm = Literal["kd", "sft"]
+Arm = Literal["kd", "unfiltered", "sft"]
+"""``kd`` is the candidate. The others are its controls, which learn from texts and labels alone: ``unfiltered`` from
+everything that a teacher wrote, ``sft`` from collected data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Predicted:
     head: Head
     labels_N: torch.Tensor
     teacher: SparseTargets | TeacherStates | None = None
+    weights_N: torch.Tensor | None = None
+    """What each position counts in the cross-entropy; None: 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,8 @@ class Insides:
 class Count:
     """What a whole optimizer step consists of: all micro-batches, all processes."""
 
-    targets: int
-    """Documents with a label, or positions with one."""
+    targets: float
+    """Documents with a label, or positions with one; where documents are weighted, the sum of their weights."""
     documents: int
 
 
@@ -73,8 +77,9 @@ class DistillationLoss(nn.Module):
     """``alpha * CE + (1 - alpha) * T^2 * D_T(teacher || student) + sum of weight * feature term``.
 
     ``ce`` and ``kd`` are summed over targets and divided by the number of targets of the whole optimizer step, feature
-    terms over documents and divided by their number. So the gradients of micro-batches add up to the gradient of one
-    batch, whatever their sizes. Terms that relate documents to one another see those of a micro-batch only.
+    terms over documents and divided by their number. Where documents have weights w, ``ce`` is the sum of w times a
+    document's mean over its targets, divided by the sum of w. So the gradients of micro-batches add up to the gradient
+    of one batch, whatever their sizes. Terms that relate documents to one another see those of a micro-batch only.
     """
 
     def __init__(self, config: DistillationConfig, features: nn.ModuleList) -> None:
@@ -108,6 +113,11 @@ class DistillationLoss(nn.Module):
         """The factor of each term, as configured."""
         kd = {"kd": 1.0 - self.config.alpha} if self.needs_logits else {}
         return {"ce": self.config.alpha, **kd, **{term.name: term.weight for term in self._terms}}
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether nothing counts but the labels."""
+        return not self.needs_logits and not len(self.features) and self.config.on_policy is None
 
     @property
     def student_taps(self) -> TapRequest:
@@ -155,6 +165,16 @@ class DistillationLoss(nn.Module):
                 total = total + weights[feature.name] * term
         return LossValue(total=total, terms=terms if separate else {n: term.detach() for n, term in terms.items()})
 
+    def cross_entropy(self, answer: Classified | Predicted) -> torch.Tensor:
+        """Sum the cross-entropy over the targets, whatever the loss consists of: a scalar, in nats.
+
+        Raises:
+            DataRejected: A label is no real token of the student.
+        """
+        if isinstance(answer, Classified):
+            return self._logit(1.0).terms(answer.logits_MC, answer.labels_M, None)["ce"]
+        return self._head(answer, None, 1.0).ce
+
     def _classified(
         self, answer: Classified, weights: Mapping[str, float]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -178,7 +198,8 @@ class DistillationLoss(nn.Module):
         return scale * parts.total, terms
 
     def _head(self, answer: Predicted, teacher: SparseTargets | TeacherStates | None, alpha: float) -> LossParts:
-        return HeadLoss(logit=self._logit(alpha))(answer.hidden_ND, answer.head, answer.labels_N, teacher)
+        head = HeadLoss(logit=self._logit(alpha))
+        return head(answer.hidden_ND, answer.head, answer.labels_N, teacher, answer.weights_N)
 
     def _logit(self, alpha: float) -> LogitLoss:
         config = self.config
@@ -201,7 +222,7 @@ class DistillationLoss(nn.Module):
 def build_loss(
     config: DistillationConfig, arm: Arm, *, student: ModelShape | None = None, teacher: ModelShape | None = None
 ) -> DistillationLoss:
-    """Return the loss of an arm: ``kd`` as configured, ``sft`` with the labels alone.
+    """Return the loss of an arm: ``kd`` as configured, that of a control with the labels alone.
 
     A teacher is fine-tuned with the ``sft`` loss too.
 
@@ -215,7 +236,7 @@ def build_loss(
         ConfigurationError: A feature term names a layer that a model lacks.
         StageBug: A size is needed and missing.
     """
-    if arm == "sft":
+    if arm != "kd":
         plain = config.model_copy(update={"alpha": 1.0, "features": (), "on_policy": None, "balance": "off"})
         return DistillationLoss(plain, nn.ModuleList())
     if not config.features:

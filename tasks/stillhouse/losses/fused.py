@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from stillhouse.contract import DataRejected
+from stillhouse.contract import DataRejected, StageBug
 from stillhouse.losses.sparse import check_positions, entry_positions, select_positions, slice_positions
 from stillhouse.losses.targets import SparseTargets
 from stillhouse.models.documents import IGNORED
@@ -31,7 +31,7 @@ class LossParts:
     total: torch.Tensor
     """``alpha * ce + (1 - alpha) * kd``, with a gradient; without ``kd`` its weight is not given to ``ce``."""
     ce: torch.Tensor
-    """Cross-entropy in nats, detached."""
+    """Cross-entropy in nats, each row times its weight, detached."""
     kd: torch.Tensor | None
     """Divergence from the teacher with its factor T^2, detached; None where it does not count."""
 
@@ -47,6 +47,7 @@ def fused_linear_loss(
     temperature: float,
     vocabulary: int | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
+    weights_N: torch.Tensor | None = None,
 ) -> LossParts:
     """Compute ``alpha * CE + (1 - alpha) * T^2 * KL_T(teacher || student)`` of the rows with a label.
 
@@ -64,23 +65,27 @@ def fused_linear_loss(
         temperature: T.
         vocabulary: The number of real tokens; those after it are padding and count as -inf. None: all are real.
         chunk_elements: Bound of the logits that exist at a time.
+        weights_N: Factor of each row's cross-entropy, without targets; None: 1.
 
     Returns:
         ``total`` is differentiable, once, with respect to hidden states, weight and bias.
 
     Raises:
         DataRejected: A label or target is no real token of the student.
-        StageBug: There are targets of more or fewer positions.
+        StageBug: There are targets of more or fewer positions, or both targets and weights.
     """
     size = len(weight_VD) if vocabulary is None else min(vocabulary, len(weight_VD))
     if alpha == 1:
         targets = None
     if targets is not None:
         check_positions(targets, len(labels_N))
+        if weights_N is not None:
+            raise StageBug("weights of rows do not reach the divergence from the teacher")
     rows_P = (labels_N != IGNORED).nonzero().squeeze(1)
     if len(rows_P) < len(labels_N):
         hidden_ND, labels_N = hidden_ND[rows_P], labels_N[rows_P]
         targets = targets and select_positions(targets, rows_P)
+        weights_N = None if weights_N is None else weights_N[rows_P]
     check_ids(labels_N, size, "labels")
     if targets is not None:
         check_ids(targets.ids_K, size, "the teacher's records")
@@ -92,7 +97,7 @@ def fused_linear_loss(
         differentiate=torch.is_grad_enabled(),
     )
     total, ce, kd = _FusedLinearLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, labels_N, targets, settings
+        hidden_ND, weight_VD, bias_V, labels_N, targets, weights_N, settings
     )
     return LossParts(total=total, ce=ce, kd=None if targets is None else kd)
 
@@ -176,13 +181,14 @@ class _FusedLinearLoss(torch.autograd.Function):
         bias_V: torch.Tensor | None,
         labels_N: torch.Tensor,
         targets: SparseTargets | None,
+        weights_N: torch.Tensor | None,
         settings: _Settings,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         needed = tuple(settings.differentiate and need for need in ctx.needs_input_grad[:3])
         gradients = HeadGradients(hidden_ND, weight_VD, bias_V, needed=needed)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             blocks = _Blocks(hidden_ND, weight_VD, bias_V, settings, gradients)
-            ce, kd = blocks.run(labels_N, targets)
+            ce, kd = blocks.run(labels_N, targets, weights_N)
         gradients.save(ctx, hidden_ND, weight_VD, bias_V)
         ctx.mark_non_differentiable(ce, kd)
         return settings.alpha * ce + (1 - settings.alpha) * kd, ce, kd
@@ -190,7 +196,7 @@ class _FusedLinearLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*HeadGradients.saved(ctx, gradient), None, None, None)
+        return (*HeadGradients.saved(ctx, gradient), None, None, None, None)
 
 
 class _Blocks:
@@ -212,7 +218,9 @@ class _Blocks:
         self.gradients = gradients
         self.hard, self.soft = _Scratch(), _Scratch()
 
-    def run(self, labels_N: torch.Tensor, targets: SparseTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(
+        self, labels_N: torch.Tensor, targets: SparseTargets | None, weights_N: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sums of both terms."""
         rows, blocks = plan_blocks(
             N=len(labels_N), V=self.settings.vocabulary, chunk_elements=self.settings.chunk_elements
@@ -221,21 +229,18 @@ class _Blocks:
         kd = torch.zeros_like(ce)
         for start in range(0, len(labels_N), rows):
             stop = min(start + rows, len(labels_N))
-            ce += self._rows(
-                slice(start, stop),
-                blocks,
+            picks = _Picks(
                 labels_N[start:stop],
                 None if targets is None else slice_positions(targets, start, stop),
-                kd,
+                None if weights_N is None else weights_N[start:stop].to(self.dtype),
+                self.dtype,
             )
+            ce += self._rows(slice(start, stop), blocks, picks, kd)
         return ce, kd
 
-    def _rows(
-        self, rows: slice, blocks: list[slice], labels_R: torch.Tensor, targets: SparseTargets | None, kd: torch.Tensor
-    ) -> torch.Tensor:
+    def _rows(self, rows: slice, blocks: list[slice], picks: "_Picks", kd: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy of R rows, add their divergence to ``kd``, and their gradients to the sums."""
         hidden_RD = self.hidden_ND[rows].to(self.dtype)
-        picks = _Picks(labels_R, targets, self.dtype)
         softmax = _Softmax(picks, self.settings.temperature, self.soft)
         for block in blocks:
             weight_BD = self.weight_VD[block].to(self.dtype)
@@ -275,11 +280,18 @@ class _Scratch:
 class _Picks:
     """Labels and targets of R rows: the few logits that count by themselves."""
 
-    def __init__(self, labels_R: torch.Tensor, targets: SparseTargets | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        labels_R: torch.Tensor,
+        targets: SparseTargets | None,
+        weights_R: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> None:
         self.rows_R = torch.arange(len(labels_R), device=labels_R.device)
         self.labels_R = labels_R
         self.label_logits_R = torch.zeros(len(labels_R), dtype=dtype, device=labels_R.device)
         self.targets = targets
+        self.weights_R = weights_R
         if targets is not None:
             self.rows_K = entry_positions(targets)
             self.p_K = targets.probabilities_K.to(dtype)
@@ -297,8 +309,8 @@ class _Picks:
     def subtract(self, block: slice, gradient_RB: torch.Tensor, label: float, target: float) -> None:
         """Subtract a number at the labels of a block of tokens, and a multiple of the probabilities at its targets."""
         if label > 0:
-            _, at = _within(block, self.rows_R, self.labels_R)
-            gradient_RB[at] -= label
+            here_L, at = _within(block, self.rows_R, self.labels_R)
+            gradient_RB[at] -= label if self.weights_R is None else label * self.weights_R[here_L]
         if self.targets is not None:
             here_K, at = _within(block, self.rows_K, self.targets.ids_K)
             gradient_RB[at] -= target * self.p_K[here_K]
@@ -343,7 +355,8 @@ class _Softmax:
     def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sums of cross-entropy and T^2 times the divergence."""
         T, picks = self.temperature, self.picks
-        ce = (self.maximum_R1 + self.hard_sum_R1.log()).squeeze(1).sub_(picks.label_logits_R).sum()
+        ce_R = (self.maximum_R1 + self.hard_sum_R1.log()).squeeze(1).sub_(picks.label_logits_R)
+        ce = (ce_R if picks.weights_R is None else ce_R * picks.weights_R).sum()
         if picks.targets is None:
             return ce, torch.zeros_like(ce)
         lse_R = (self.maximum_R1 / T + self.soft_sum_R1.log()).squeeze(1)
@@ -351,8 +364,10 @@ class _Softmax:
         return ce, T**2 * (picks.p_K * (picks.p_K.log() - log_q_K)).sum()
 
     def gradient(self, block: slice, hard_RB: torch.Tensor, soft_RB: torch.Tensor, alpha: float) -> torch.Tensor:
-        """Return ``alpha (p - onehot) + (1 - alpha) T (m q - t)`` in the place of an exponential."""
+        """Return ``alpha w (p - onehot) + (1 - alpha) T (m q - t)`` in the place of an exponential."""
         hard_R1 = alpha / self.hard_sum_R1
+        if self.picks.weights_R is not None:
+            hard_R1 = hard_R1 * self.picks.weights_R.unsqueeze(1)
         if self.picks.targets is None:
             gradient_RB = hard_RB.mul_(hard_R1)
         else:

@@ -65,6 +65,7 @@ class HeadLoss:
         head: Head,
         labels_N: torch.Tensor,
         teacher: SparseTargets | TeacherStates | None,
+        weights_N: torch.Tensor | None = None,
     ) -> LossParts:
         """Compute the loss of N positions.
 
@@ -76,6 +77,7 @@ class HeadLoss:
             head: The student's.
             labels_N: Token ids, int64, or `IGNORED`: such a position carries no loss.
             teacher: Of the same N positions; no gradient reaches it. None leaves the soft term out.
+            weights_N: Factor of each position's cross-entropy, where the soft term is left out; None: 1.
 
         Returns:
             Sums; ``total`` is differentiable, once, with respect to hidden states and head.
@@ -83,7 +85,7 @@ class HeadLoss:
         Raises:
             DataRejected: A label or target is no real token of the student.
             ConfigurationError: The divergence can't be computed from sparse targets.
-            StageBug: The teacher's positions are more or fewer.
+            StageBug: The teacher's positions are more or fewer, or both a teacher and weights count.
         """
         if self.logit.alpha == 1:
             teacher = None
@@ -98,7 +100,10 @@ class HeadLoss:
                 temperature=self.logit.temperature,
                 vocabulary=head.vocabulary,
                 chunk_elements=self.chunk_elements,
+                weights_N=weights_N,
             )
+        if weights_N is not None:
+            raise StageBug("weights of rows do not reach the divergence from the teacher")
         if isinstance(teacher, SparseTargets):
             check_positions(teacher, len(labels_N))
         elif len(teacher.hidden_NE) != len(labels_N):

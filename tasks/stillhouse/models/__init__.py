@@ -10,7 +10,16 @@ from stillhouse.models.folders import (
     template_sha256,
     tokenizer_sha256,
 )
-from stillhouse.models.generating import PromptAnswers, answer_prompts, continue_prompts, prompt_tokens
+from stillhouse.models.generating import (
+    PromptAnswers,
+    Sampling,
+    answer_prompts,
+    continue_prompts,
+    decode_answer,
+    end_tokens,
+    prompt_tokens,
+    stream_continuations,
+)
 from stillhouse.models.heads import OutputHead, check_head, head_states, output_head, vocabulary_size, watch_body
 from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, model_shape
 from stillhouse.models.likelihood import Likelihoods, last_logits, likelihoods
@@ -28,6 +37,7 @@ __all__ = [
     "OutputHead",
     "Predictions",
     "PromptAnswers",
+    "Sampling",
     "Tap",
     "TapRequest",
     "answer_prompts",
@@ -36,8 +46,10 @@ __all__ = [
     "check_model_folder",
     "configure_torch",
     "continue_prompts",
+    "decode_answer",
     "documents_of",
     "encode",
+    "end_tokens",
     "find_layers",
     "head_states",
     "is_causal",
@@ -54,6 +66,7 @@ __all__ = [
     "predict",
     "prompt_tokens",
     "save_model",
+    "stream_continuations",
     "template_sha256",
     "tokenizer_sha256",
     "vocabulary_size",

@@ -128,18 +128,32 @@ def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return framed[:start], framed[start + len(plain) :]
 
 
+def question_tokens(tokenizer: Tokenizer, prompt: str, system: str | None = None) -> list[int]:
+    """Return the tokens of a question: in the chat template, after the system message; or plain, after its text."""
+    if tokenizer.chat_template is None:
+        plain = prompt if system is None else f"{system}\n\n{prompt}"
+        return list(tokenizer(plain, add_special_tokens=True, verbose=False)["input_ids"])
+    return list(tokenizer(_rendered(tokenizer, prompt, system), add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _rendered(tokenizer: Tokenizer, prompt: str, system: str | None = None) -> str:
+    messages = [{"role": "user", "content": prompt}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
 def _dialogue(tokenizer: Tokenizer, prompt: str, text: str) -> tuple[list[int], list[int]]:
     """Return the tokens of question and answer, the end-of-sequence token included."""
+    question = question_tokens(tokenizer, prompt)
     if tokenizer.chat_template is None:
-        question = tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
         answer = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return question, [*answer, tokenizer.eos_token_id]
     messages = [{"role": "user", "content": prompt}]
-    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    rendered = _rendered(tokenizer, prompt)
     whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
     if not whole.startswith(rendered):
         raise ConfigurationError("the chat template does not put an answer after its prompt; use a plain tokenizer")
-    question = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
     answer = tokenizer(whole.removeprefix(rendered), add_special_tokens=False, verbose=False)["input_ids"]
     # Templates end a turn in their own way; what follows the end token is layout, and never learned.
     if tokenizer.eos_token_id in answer:

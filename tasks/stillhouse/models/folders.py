@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 HEAD_SEED = 0
-"""Of a classifier's new head: a constant, so that the same folder is the same model in every process."""
+"""Of a new head: a constant, so that the same folder is the same model in every process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +69,25 @@ def check_model_folder(folder: Path) -> None:
 
 
 def load_model(
-    folder: Path, *, task: Task, labels: Sequence[str] = (), dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    task: Task,
+    labels: Sequence[str] = (),
+    dtype: torch.dtype = torch.float32,
+    new_head: bool = False,
 ) -> PreTrainedModel:
     """Read a model for a task, in evaluation mode.
 
     A checkpoint without a classification head gets a new one, always the same for the same folder and labels; a
-    language model must have its head, which may be its embeddings. The caller's random state is left as it was.
+    language model must have its head, which may be its embeddings, unless it is about to be taught. The caller's
+    random state is left as it was.
 
     Args:
         folder: See `check_model_folder`.
         task: What the model is for.
         labels: Of a classifier, in the order of its outputs.
         dtype: Of the weights in memory.
+        new_head: Also give a language model that lacks its head a new one, as if it were a classifier.
 
     Raises:
         ConfigurationError: The folder is unfit, incomplete or unreadable, its model is for another task, or its
@@ -108,7 +115,8 @@ def load_model(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(f"model folder {folder} can't be loaded ({reason}); check its files") from error
-    _check_complete(folder, model, info["missing_keys"], new_head=task == "text-classification" and not has_head)
+    may_be_new = (new_head or task == "text-classification") and not has_head
+    _check_complete(folder, model, info["missing_keys"], new_head=may_be_new)
     return model.eval()
 
 
@@ -206,4 +214,4 @@ def _check_complete(folder: Path, model: Any, missing_keys: Sequence[str], *, ne
     if absent:
         raise ConfigurationError(f"model folder {folder} lacks {len(absent)} weights ({absent[0]}); restore the file")
     if missing_keys:
-        logger.info("new classification head for %d labels on the model in %s", model.config.num_labels, folder)
+        logger.info("new head on the model in %s", folder)

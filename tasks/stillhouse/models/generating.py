@@ -2,8 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,12 @@ from stillhouse.models.predicting import texts_progress
 
 Tokens = npt.NDArray[np.int32]
 
+STRIDE = 16
+"""Tokens after which rows that ended leave a batch."""
+
+NUCLEUS = 256
+"""Most probable tokens that are sorted first, since most often they suffice."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptAnswers:
@@ -34,6 +41,16 @@ class PromptAnswers:
 def prompt_tokens(document: Document) -> Tokens:
     """Return what comes before the first token that carries loss: the prompt, in the chat template if there is one."""
     return document.ids_L[: int(document.targets_P[0]) + 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn from a distribution; without it the most probable one is taken."""
+
+    seed: int
+    temperature: float
+    top_p: float = 1.0
+    """Draw from the fewest tokens whose probabilities reach this sum (nucleus, Holtzman et al. 2020)."""
 
 
 def answer_prompts(
@@ -62,7 +79,7 @@ def answer_prompts(
         temperature: Of the random answers.
         seed: Of the random answers.
         batch_size: Prompts per batch.
-        on_progress: Told after each batch, in answers.
+        on_progress: Told as answers end.
 
     Returns:
         N, in the order of the documents.
@@ -73,29 +90,68 @@ def answer_prompts(
     """
     model.eval()
     prompts = [prompt_tokens(document) for document in documents]
-    _check_room(model, max(map(len, prompts), default=0), max_new_tokens)
-    found: list[list[str]] = [[] for _ in documents]
+    found: list[list[str]] = [[""] * (1 + samples) for _ in documents]
     total = len(documents) * (1 + samples)
     done, started = 0, time.monotonic()
     # The first round is the greedy one.
     for number in range(1 + samples):
-        for batch in length_buckets([len(prompt) for prompt in prompts], batch_size):
-            draws_RS = np.stack([_draws(seed, documents[index].id, number, max_new_tokens) for index in batch])
-            written = continue_prompts(
-                model,
-                tokenizer,
-                [prompts[index] for index in batch],
-                max_new_tokens=max_new_tokens,
-                draws_RS=draws_RS if number else None,
-                temperature=temperature,
-            )
-            texts = tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for index, text in zip(batch, texts, strict=True):
-                found[index].append(text)
-            done += len(batch)
+        for index, tokens in stream_continuations(
+            model,
+            tokenizer,
+            prompts,
+            keys=[f"{number}:{document.id}" for document in documents],
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(seed=seed, temperature=temperature) if number else None,
+            batch_size=batch_size,
+        ):
+            found[index][number] = decode_answer(tokenizer, tokens)
+            done += 1
             if on_progress:
                 on_progress(texts_progress(done, total, time.monotonic() - started))
     return [PromptAnswers(greedy=greedy, samples=tuple(drawn)) for greedy, *drawn in found]
+
+
+def stream_continuations(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Tokens],
+    *,
+    keys: Sequence[str],
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    batch_size: int,
+) -> Iterator[tuple[int, Tokens]]:
+    """Continue any number of prompts, those of similar length together, and hand each out soon after it ended.
+
+    Args:
+        model: Causal.
+        tokenizer: The model's.
+        prompts: Token ids, at least one each.
+        keys: What the randomness of each prompt belongs to, besides the seed.
+        max_new_tokens: Bound of each continuation.
+        sampling: How tokens are drawn; None takes the most probable ones.
+        batch_size: Prompts at a time. Rows that ended leave their batch, so that a few long answers cost no more than
+            themselves.
+
+    Yields:
+        Index of the prompt, and the tokens up to the first end-of-sequence token, that one included.
+
+    Raises:
+        ConfigurationError: The model has too few positions for a prompt and its answer.
+        DataRejected: A logit is NaN or infinite.
+    """
+    _check_room(model, max(map(len, prompts), default=0), max_new_tokens)
+    for batch in length_buckets([len(prompt) for prompt in prompts], batch_size):
+        choice = _Choice(
+            draws_RS=np.stack([_draws(sampling.seed, keys[index], max_new_tokens) for index in batch])
+            if sampling
+            else None,
+            temperature=sampling.temperature if sampling else 1.0,
+            top_p=sampling.top_p if sampling else 1.0,
+        )
+        chosen = [prompts[index] for index in batch]
+        for row, tokens in _stream(model, tokenizer, chosen, choice, max_new_tokens):
+            yield batch[row], tokens
 
 
 def continue_prompts(
@@ -129,70 +185,165 @@ def continue_prompts(
     Raises:
         DataRejected: A logit is NaN or infinite.
     """
-    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    width = max(map(len, prompts))
-    # Padding goes to the left: the model continues at the right end.
-    ids_BT = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.int64)
-    mask_BT = torch.zeros((len(prompts), width), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-        mask_BT[row, width - len(prompt) :] = 1
-    choice = _Choice(
-        width=width, vocabulary=vocabulary_size(plain, tokenizer), draws_RS=draws_RS, temperature=temperature
-    )
-    ends = _end_tokens(plain, tokenizer)
+    choice = _Choice(draws_RS=draws_RS, temperature=temperature)
+    start = _Batch.of(prompts, tokenizer.pad_token_id)
+    batch = _extend(model, tokenizer, start, choice, max_new_tokens, stopping)
+    return batch.written(end_tokens(model, tokenizer))
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that end an answer: chat models have one for turns, another one for texts."""
+    own = _plain(model).generation_config.eos_token_id
+    ends = [own] if isinstance(own, int) else own or []
+    return sorted({*ends, tokenizer.eos_token_id})
+
+
+def decode_answer(tokenizer: Tokenizer, tokens: Tokens) -> str:
+    """Return tokens as text without special tokens."""
+    return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """B rows on their way: prompt and what was written so far."""
+
+    ids_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    width: int
+    """Tokens of the padded prompts."""
+    cache: Any = None
+    """What transformers keeps of all tokens but the last, if anything."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Tokens], pad_token_id: int) -> "_Batch":
+        """Pad on the left: the model continues at the right end."""
+        width = max(map(len, prompts))
+        ids_BT = torch.full((len(prompts), width), pad_token_id, dtype=torch.int64)
+        mask_BT = torch.zeros((len(prompts), width), dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
+            mask_BT[row, width - len(prompt) :] = 1
+        return cls(ids_BT=ids_BT, mask_BT=mask_BT, width=width)
+
+    def written(self, ends: Sequence[int]) -> list[Tokens]:
+        """Return the new tokens of each row, up to its first end."""
+        return [_until_end(row, ends) for row in self.ids_BT[:, self.width :].cpu().numpy().astype(np.int32)]
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> "_Batch":
+        """Return the batch with only these rows. The cache is shared with this one, which must not be used again."""
+        if self.cache is not None and len(rows) < len(self.ids_BT):
+            self.cache.batch_select_indices(torch.from_numpy(rows).to(self.ids_BT.device))
+        return replace(self, ids_BT=self.ids_BT[rows], mask_BT=self.mask_BT[rows])
+
+
+def _stream(
+    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[Tokens], choice: "_Choice", max_new_tokens: int
+) -> Iterator[tuple[int, Tokens]]:
+    ends = end_tokens(model, tokenizer)
+    batch, rows_B = _Batch.of(prompts, tokenizer.pad_token_id), np.arange(len(prompts))
+    for done in range(0, max_new_tokens, STRIDE):
+        left = max_new_tokens - done
+        batch = _extend(model, tokenizer, batch, choice, min(STRIDE, left))
+        tails = batch.written(ends)
+        ended_B = np.asarray([tail[-1] in ends or left <= STRIDE for tail in tails])
+        yield from ((int(rows_B[place]), tails[place]) for place in np.flatnonzero(ended_B))
+        if ended_B.all():
+            return
+        going = np.flatnonzero(~ended_B)
+        batch, rows_B, choice = batch.keep(going), rows_B[going], choice.keep(going)
+
+
+def _extend(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    batch: _Batch,
+    choice: "_Choice",
+    count: int,
+    stopping: StoppingCriteriaList | None = None,
+) -> _Batch:
+    """Write up to ``count`` tokens to each row; a row that ended is filled up with padding."""
+    plain = _plain(model)
     was_training, settings = plain.training, plain.generation_config
     plain.eval()
     # transformers falls back to the model's own settings wherever a call leaves one open.
     plain.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        return_dict_in_generate=True,
     )
+    choose = partial(choice, width=batch.width, vocabulary=vocabulary_size(plain, tokenizer))
     try:
         with torch.no_grad():
-            written_BT = plain.generate(
-                input_ids=ids_BT.to(plain.device),
-                attention_mask=mask_BT.to(plain.device),
-                logits_processor=LogitsProcessorList([choice]),
+            found = plain.generate(
+                input_ids=batch.ids_BT.to(plain.device),
+                attention_mask=batch.mask_BT.to(plain.device),
+                past_key_values=batch.cache,
+                logits_processor=LogitsProcessorList([choose]),
                 stopping_criteria=stopping,
-            )[:, width:]
+            )
     finally:
         plain.generation_config = settings
         plain.train(was_training)
-    return [_until_end(row, ends) for row in written_BT.cpu().numpy().astype(np.int32)]
+    ids_BT = found.sequences.cpu()
+    mask_BT = torch.nn.functional.pad(batch.mask_BT, (0, ids_BT.shape[1] - batch.mask_BT.shape[1]), value=1)
+    return replace(batch, ids_BT=ids_BT, mask_BT=mask_BT, cache=found.get("past_key_values"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
     """Decides the next token of each row, so that greedy search only has to take it: a processor of logits."""
 
-    width: int
-    """Tokens of the padded prompts."""
-    vocabulary: int
     draws_RS: npt.NDArray[np.float64] | None
     temperature: float
+    top_p: float = 1.0
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def keep(self, rows: npt.NDArray[np.int64]) -> "_Choice":
+        """Return what decides for these rows only."""
+        return self if self.draws_RS is None else replace(self, draws_RS=self.draws_RS[rows])
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, *, width: int, vocabulary: int) -> torch.Tensor:
         """Return logits (R, V) that are -inf but for the next tokens, or for those that may be."""
-        real_RV = scores[:, : self.vocabulary]
+        real_RV = scores[:, :vocabulary]
         if not bool(torch.isfinite(real_RV).all()):
             raise DataRejected("the model gave NaN or infinite logits while it wrote; check its weights")
         chosen_RV = torch.full_like(scores, -torch.inf)
         if self.draws_RS is None:
-            chosen_RV[:, : self.vocabulary] = real_RV
+            chosen_RV[:, :vocabulary] = real_RV
             return chosen_RV
         # On the CPU: a deterministic sum along the vocabulary exists only there.
-        probabilities_RV = (real_RV.cpu().double() / self.temperature).softmax(-1)
+        probabilities_RV = _nucleus((real_RV.cpu().double() / self.temperature).softmax(-1), self.top_p)
         sums_RV = probabilities_RV.cumsum(-1)
-        draws_R = torch.from_numpy(self.draws_RS[:, input_ids.shape[1] - self.width])
+        draws_R = torch.from_numpy(self.draws_RS[:, input_ids.shape[1] - width])
         # The first sum above the draw: a token without probability is never the first.
         tokens_R1 = torch.searchsorted(sums_RV, draws_R[:, None] * sums_RV[:, -1:], right=True)
-        return chosen_RV.scatter(1, tokens_R1.clamp(max=self.vocabulary - 1).to(scores.device), 0.0)
+        return chosen_RV.scatter(1, tokens_R1.clamp(max=vocabulary - 1).to(scores.device), 0.0)
 
 
-def _draws(seed: int, document_id: str, number: int, count: int) -> npt.NDArray[np.float64]:
-    """Return ``count`` numbers in [0, 1) that belong to one sample of one document."""
-    digest = hashlib.sha256(f"{seed}:{number}:{document_id}".encode()).digest()
+def _nucleus(probabilities_RV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return the probabilities without those of tokens beyond the most probable ones that sum up to ``top_p``."""
+    if top_p == 1:
+        return probabilities_RV
+    count, size = NUCLEUS, probabilities_RV.shape[-1]
+    while True:
+        largest_RK = probabilities_RV.topk(min(count, size)).values
+        sums_RK = largest_RK.cumsum(-1)
+        if count >= size or bool((sums_RK[:, -1] >= top_p).all()):
+            break
+        count *= 8
+    last_R1 = (sums_RK < top_p).sum(-1, keepdim=True).clamp(max=largest_RK.shape[-1] - 1)
+    return probabilities_RV.where(probabilities_RV >= largest_RK.gather(1, last_R1), 0.0)
+
+
+def _draws(seed: int, key: str, count: int) -> npt.NDArray[np.float64]:
+    """Return ``count`` numbers in [0, 1) that belong to one key."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype="<u4")).random(count)
+
+
+def _plain(model: PreTrainedModel) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _check_room(model: PreTrainedModel, width: int, max_new_tokens: int) -> None:
@@ -202,13 +353,6 @@ def _check_room(model: PreTrainedModel, width: int, max_new_tokens: int) -> None
             f"a prompt of {width} tokens and an answer of {max_new_tokens} exceed the model's {limit} positions; "
             "lower max_new_tokens, or give shorter prompts"
         )
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids that end an answer: chat models have one for turns, another one for texts."""
-    own = model.generation_config.eos_token_id
-    ends = [own] if isinstance(own, int) else own or []
-    return sorted({*ends, tokenizer.eos_token_id})
 
 
 def _until_end(tokens: Tokens, ends: Sequence[int]) -> Tokens:

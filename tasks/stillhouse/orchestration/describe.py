@@ -6,7 +6,6 @@ from urllib.parse import urlencode
 import httpx
 
 from stillhouse.recipe import Recipe
-from stillhouse.recipe.sources import ModelSource
 from stillhouse.stages.publishing import EXPERIMENT_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -21,22 +20,7 @@ def recipe_sources(recipe: Recipe) -> list[tuple[str, str, str]]:
     for name, table in recipe.data.named_tables().items():
         shared.setdefault((table.origin, table.licence), []).append(name)
     tables = [(", ".join(names), origin, licence) for (origin, licence), names in shared.items()]
-    return [("teacher", describe_source(recipe.teacher.source), recipe.teacher.licence), *tables]
-
-
-def describe_source(source: ModelSource) -> str:
-    """Return where a source's bytes come from, in a few words."""
-    match source.kind:
-        case "wheel":
-            return f"{source.member} in package {source.package} {source.version}"
-        case "path":
-            return source.path
-        case "s3":
-            return source.uri
-        case "hub":
-            return f"{source.repo} at {source.revision[:12]}"
-        case "registry":
-            return source.uri
+    return [("teacher", recipe.teacher.title, recipe.teacher.licence), *tables]
 
 
 def mlflow_run_url(tracking_uri: str, mlflow_run_id: str) -> str:

@@ -9,4 +9,12 @@ def workflow_run_id(dag_id: str, dag_run_id: str) -> str:
 def airflow_place(task_id: str) -> tuple[str, int]:
     """Return the Airflow task and the map index under which the planned task ``task_id`` runs."""
     stage, _, shard = task_id.partition("-")
-    return (stage, int(shard)) if stage == "teach" else (task_id, -1)
+    return (stage, int(shard)) if stage in ("teach", "generate") else (task_id, -1)
+
+
+def model_asset(model: str) -> str:
+    """Return the URI of the Airflow asset that is updated when a registered model gets a champion.
+
+    A recipe that starts from that model names it under ``schedule.assets``.
+    """
+    return f"stillhouse://models/{model}"

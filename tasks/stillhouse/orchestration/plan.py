@@ -6,6 +6,9 @@ from typing import Any
 
 from stillhouse.recipe import Recipe, StageName
 
+Origins = dict[str, tuple[str, str]]
+"""Name of an input -> (task that makes it, name of the output there)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTask:
@@ -28,42 +31,134 @@ class PlannedTask:
 def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
     """Return the tasks of the workflow, each after everything that it needs.
 
-    The control arm is trained whatever the teacher says, so it does not wait for the teacher's scores.
+    No teacher is fetched or asked before its terms are known to permit it. A control arm is trained whatever the
+    teacher says, so it waits for no more of the teacher than it learns from.
     """
-    train = {"train": ("validate", "train")}
-    teacher = {"teacher": ("prepare-teacher", "model")}
-    shards = [f"teach-{shard}" for shard in range(recipe.teacher.shards)]
-    caches = {f"cache-{shard}": (task, "cache") for shard, task in enumerate(shards)}
-    arms = recipe.distillation.arms
-    measured = [name for name, _ in recipe.data.suites().values()]
-    data = {f"data-{name}": ("validate", name) for name in ("train", "validation", *measured)}
-    calibration = ["validation"] if recipe.evaluation.temperature_scaling else []
-    test_sets = {name: ("validate", name) for name in (*measured, *calibration)}
-    models = {"start": ("initialise", "model")} | {arm: (f"distill-{arm}", "model") for arm in arms}
-    histories = {f"history-{arm}": (f"distill-{arm}", "history") for arm in arms}
     return (
+        PlannedTask(task_id="permit", stage="permit"),
         PlannedTask(task_id="validate", stage="validate"),
-        PlannedTask(task_id="prepare-teacher", stage="prepare-teacher", inputs=train),
-        PlannedTask(task_id="initialise", stage="initialise", inputs=train | teacher),
+        *_teacher(recipe),
+        *_writing(recipe),
+        *_students(recipe),
+        *_verdict(recipe),
+    )
+
+
+def _train() -> Origins:
+    return {"train": ("validate", "train")}
+
+
+def _weights(recipe: Recipe) -> Origins:
+    return {"teacher": ("prepare-teacher", "model")} if recipe.teacher.source else {}
+
+
+def _held_out(recipe: Recipe) -> Origins:
+    return {name: ("validate", name) for name in ("validation", *(name for name, _ in recipe.data.suites().values()))}
+
+
+def _teacher(recipe: Recipe) -> list[PlannedTask]:
+    tasks = []
+    if recipe.teacher.source:
+        tasks.append(
+            PlannedTask(task_id="prepare-teacher", stage="prepare-teacher", inputs=_train(), after=("permit",))
+        )
+    start = PlannedTask(task_id="initialise", stage="initialise", inputs=_train() | _weights(recipe))
+    return [*tasks, start]
+
+
+def _writing(recipe: Recipe) -> list[PlannedTask]:
+    """Return the tasks in which the teacher writes, and in which its writings become a data set."""
+    if recipe.synthesis is None:
+        return []
+    shards = [f"generate-{shard}" for shard in range(recipe.teacher.shards)]
+    return [
         *(
             PlannedTask(
                 task_id=task,
-                stage="teach",
-                parameters={"shard": shard, "shards": len(shards), "hidden": recipe.distillation.caches_hidden},
-                inputs=train | teacher,
+                stage="generate",
+                parameters={"shard": shard, "shards": len(shards)},
+                inputs=_train() | _weights(recipe),
+                after=("permit",),
             )
             for shard, task in enumerate(shards)
         ),
-        *(
-            PlannedTask(
-                task_id=f"distill-{arm}",
-                stage="distill",
-                parameters={"arm": arm},
-                inputs=train | {"start": ("initialise", "model")} | (teacher | caches if arm == "kd" else {}),
-            )
-            for arm in arms
+        PlannedTask(
+            task_id="curate",
+            stage="curate",
+            inputs={f"answers-{shard}": (task, "answers") for shard, task in enumerate(shards)}
+            | {f"counts-{shard}": (task, "counts") for shard, task in enumerate(shards)}
+            | _train()
+            | _held_out(recipe)
+            | _weights(recipe),
         ),
-        PlannedTask(task_id="evaluate", stage="evaluate", inputs=test_sets | teacher | models),
+    ]
+
+
+def _students(recipe: Recipe) -> list[PlannedTask]:
+    arms = [
+        PlannedTask(
+            task_id=f"distill-{arm}",
+            stage="distill",
+            parameters={"arm": arm},
+            inputs=_lessons(recipe, arm) | {"start": ("initialise", "model")} | _signal(recipe, arm) | _watched(recipe),
+        )
+        for arm in recipe.arms
+    ]
+    return [*_scoring(recipe), *arms]
+
+
+def _scoring(recipe: Recipe) -> list[PlannedTask]:
+    if recipe.synthesis is not None:
+        return []
+    return [
+        PlannedTask(
+            task_id=f"teach-{shard}",
+            stage="teach",
+            parameters={
+                "shard": shard,
+                "shards": recipe.teacher.shards,
+                "hidden": recipe.distillation.caches_hidden,
+            },
+            inputs=_train() | _weights(recipe),
+        )
+        for shard in range(recipe.teacher.shards)
+    ]
+
+
+def _lessons(recipe: Recipe, arm: str) -> Origins:
+    """Return the set that an arm learns from."""
+    if recipe.synthesis is None or arm == "sft":
+        return _train()
+    return {"train": ("curate", "train" if arm == "kd" else arm)}
+
+
+def _signal(recipe: Recipe, arm: str) -> Origins:
+    """Return what an arm learns of the teacher besides its words."""
+    if arm != "kd" or not recipe.imitates_distributions:
+        return {}
+    if recipe.synthesis is not None:
+        return {"cache-0": ("curate", "cache")}
+    caches = {f"cache-{shard}": (f"teach-{shard}", "cache") for shard in range(recipe.teacher.shards)}
+    return _weights(recipe) | caches
+
+
+def _watched(recipe: Recipe) -> Origins:
+    return {"validation": ("validate", "validation")} if recipe.training.validation_points else {}
+
+
+def _verdict(recipe: Recipe) -> list[PlannedTask]:
+    calibration = {"validation": ("validate", "validation")} if recipe.evaluation.temperature_scaling else {}
+    test_sets = {name: ("validate", name) for name, _ in recipe.data.suites().values()}
+    models = {"start": ("initialise", "model")} | {arm: (f"distill-{arm}", "model") for arm in recipe.arms}
+    histories = {f"history-{arm}": (f"distill-{arm}", "history") for arm in recipe.arms}
+    written = (
+        {"synthesis": ("curate", "report"), "curated": ("curate", "validation"), "data-curated": ("curate", "train")}
+        if recipe.synthesis
+        else {}
+    )
+    lineage = {"terms": ("permit", "terms")}
+    return [
+        PlannedTask(task_id="evaluate", stage="evaluate", inputs=test_sets | calibration | _weights(recipe) | models),
         PlannedTask(
             task_id="decide",
             stage="decide",
@@ -75,8 +170,10 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
                 "timings": ("evaluate", "timings"),
                 "model": ("distill-kd", "model"),
             }
-            | data
-            | histories,
+            | {f"data-{name}": origin for name, origin in (_train() | _held_out(recipe)).items()}
+            | written
+            | histories
+            | lineage,
         ),
         PlannedTask(
             task_id="promote",
@@ -86,8 +183,9 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
                 "model-card": ("decide", "model-card"),
                 "model": ("distill-kd", "model"),
             }
-            | train
-            | teacher,
+            | _lessons(recipe, "kd")
+            | _weights(recipe)
+            | lineage,
         ),
         PlannedTask(task_id="announce", stage="announce", after=("promote",)),
-    )
+    ]

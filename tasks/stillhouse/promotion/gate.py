@@ -7,6 +7,7 @@ promotes. Missing evidence fails. Worse evidence never leads to a better verdict
 from collections.abc import Iterator, Sequence
 
 from stillhouse.contract import (
+    CONTROLS,
     Comparison,
     Decision,
     Estimate,
@@ -20,6 +21,7 @@ from stillhouse.contract import (
 from stillhouse.promotion.policy import Policy
 from stillhouse.promotion.rules import Evidence
 from stillhouse.promotion.rules.base import is_finite, signed, signed_interval, unit_of
+from stillhouse.recipe import Control
 
 
 def decide(
@@ -32,6 +34,7 @@ def decide(
     champion_sha256: str | None,
     evidence_sha256: str,
     timings_sha256: str | None = None,
+    has_teacher: bool = True,
 ) -> Decision:
     """Judge the candidate of ``summary`` by ``policy``.
 
@@ -45,6 +48,7 @@ def decide(
         evidence_sha256: Digest of the stored summary.
         timings_sha256: Digest of the stored timings; without it they count as missing. The decision carries it only if
             a rule read them, since they differ from machine to machine.
+        has_teacher: Whether the teacher is a model, and no server, so that its figures must be there.
     """
     asked = [rule for rule in policy.rules if rule.asked(has_champion=champion_sha256 is not None)]
     evidence = Evidence(
@@ -53,7 +57,7 @@ def decide(
         checks=checks,
         has_champion=champion_sha256 is not None,
     )
-    outcomes = [*_unsound(policy, evidence)]
+    outcomes = [*_unsound(policy, evidence, has_teacher=has_teacher)]
     remarks: list[str] = []
     for rule in asked:
         for requirement, finding in rule.findings(evidence):
@@ -88,7 +92,7 @@ def _verdict(rules: Sequence[RuleOutcome]) -> Verdict:
     return "inconclusive" if "inconclusive" in outcomes else "promote"
 
 
-def _unsound(policy: Policy, evidence: Evidence) -> Iterator[RuleOutcome]:
+def _unsound(policy: Policy, evidence: Evidence, *, has_teacher: bool) -> Iterator[RuleOutcome]:
     """Yield why the evidence can't be used, whatever the rules are."""
     summary = evidence.summary
     if not summary.confidence >= policy.confidence:
@@ -99,7 +103,8 @@ def _unsound(policy: Policy, evidence: Evidence) -> Iterator[RuleOutcome]:
             bound=policy.confidence,
             reason=f"the evidence has intervals at {summary.confidence:.3g}: raise evaluation.confidence",
         )
-    for model in ("teacher", summary.candidate, *(["champion"] if evidence.has_champion else [])):
+    needed = {"teacher": has_teacher, summary.candidate: True, "champion": evidence.has_champion}
+    for model in (model for model, is_needed in needed.items() if is_needed):
         lacking = [suite.name for suite in summary.suites if model not in suite.models]
         if lacking:
             yield RuleOutcome(
@@ -119,26 +124,28 @@ def _unsound(policy: Policy, evidence: Evidence) -> Iterator[RuleOutcome]:
 
 def _notes_on_evidence(evidence: Evidence) -> Iterator[str]:
     for suite in evidence.summary.suites:
-        comparison, gain = evidence.comparison(suite, "sft"), evidence.gain(suite, "sft")
-        if comparison and gain and is_finite(gain):
-            yield from _what_distillation_brought(suite, comparison, gain)
+        for control in CONTROLS:
+            comparison, gain = evidence.comparison(suite, control), evidence.gain(suite, control)
+            if comparison and gain and is_finite(gain):
+                yield from _what_it_brought(control, suite, comparison, gain)
     retention = evidence.summary.retention
     if len(retention) > 1:
         name, worst = min(retention.items(), key=lambda kept: kept[1].value)
         yield f"retention, worst: {name} {worst.value:.3f} [{worst.low:.3f}, {worst.high:.3f}]"
 
 
-def _what_distillation_brought(suite: SuiteSummary, comparison: Comparison, gain: Estimate) -> Iterator[str]:
+def _what_it_brought(control: Control, suite: SuiteSummary, comparison: Comparison, gain: Estimate) -> Iterator[str]:
     """In-domain the note is always there; on another suite only a clear difference is worth a line."""
+    cause, missed = CONTROLS[control]
     difference, unit = comparison.difference, unit_of(suite.metric)
     here = "here" if suite.kind == "in-domain" else f"on {suite.name}"
-    found = f"{here}: {comparison.model} − sft = {signed_interval(difference)} {unit}"
+    found = f"{here}: {comparison.model} − {comparison.baseline} = {signed_interval(difference)} {unit}"
     if gain.low > 0:
-        yield f"distillation brought {signed(difference.value)} {unit} {found}"
+        yield f"{cause} brought {signed(difference.value)} {unit} {found}"
     elif gain.high < 0:
-        yield f"distillation brought nothing {found}; the student trained without the teacher is better"
+        yield f"{cause} brought nothing {found}; the student trained without {missed} is better"
     elif suite.kind == "in-domain":
-        yield f"distillation brought nothing {found}"
+        yield f"{cause} brought nothing {found}"
 
 
 def _notes_on_policy(policy: Policy, evidence: Evidence) -> Iterator[str]:

@@ -75,6 +75,8 @@ class PromotionEntry(_ActionEntry):
     run_id: str
     """The workflow run that made and judged the model."""
     approval: Approval
+    teachers: tuple[str, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
+    """Whose output the model contains; left out of the file where it is empty, as in entries of earlier versions."""
 
 
 class RollbackEntry(_ActionEntry):
@@ -218,6 +220,7 @@ class Ledger:
         decision_sha256: str,
         run_id: str,
         approval: Approval,
+        teachers: tuple[str, ...] = (),
     ) -> PromotionEntry:
         """Write a promotion that follows ``history``, which is the ledger as it was when that was decided.
 
@@ -233,6 +236,7 @@ class Ledger:
             decision_sha256=decision_sha256,
             run_id=run_id,
             approval=approval,
+            teachers=teachers,
         )
         self._append_action(history, entry)
         return entry

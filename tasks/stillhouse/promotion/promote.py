@@ -29,6 +29,8 @@ class PromotionRequest:
     """The MLflow run that a new version belongs to."""
     tags: Mapping[str, str]
     """Further tags of the version."""
+    teachers: tuple[str, ...] = ()
+    """Whose output the model contains."""
     card: str | None = None
     """Model card of the version, in Markdown."""
     production: ProductionConfig | None = None
@@ -81,6 +83,7 @@ def promote_model(request: PromotionRequest, *, ledger: Ledger, registry: Regist
             decision_sha256=request.decision.digest,
             run_id=request.run_id,
             approval=request.approval,
+            teachers=request.teachers,
         )
     aliases = conclude(model, head, ledger=ledger, registry=registry)
     return Promotion(

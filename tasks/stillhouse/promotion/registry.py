@@ -6,8 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,6 +48,17 @@ def split_model_uri(uri: str) -> tuple[str, str | None, int | None]:
         raise ConfigurationError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = found.groups()
     return name, alias, int(version) if version else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredVersion:
+    """A version that Stillhouse registered."""
+
+    model: str
+    """Name of the registered model."""
+    version: int
+    tags: Mapping[str, str]
+    """Those that Stillhouse set."""
 
 
 class Registry:
@@ -173,6 +185,31 @@ class Registry:
         with server_errors_explained(self._uri):
             return self._find(model_name, sha256)
 
+    def resolve(self, uri: str) -> tuple[str, int]:
+        """Return model and version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` leads to.
+
+        Raises:
+            ConfigurationError: The alias leads nowhere, or ``uri`` has another form.
+        """
+        name, alias, version = split_model_uri(uri)
+        if version is None:
+            version = self.aliases(name).get(alias or "")
+        if version is None:
+            raise ConfigurationError(f"{uri} leads nowhere at {self._uri}; correct the name or the alias")
+        return name, version
+
+    def versions(self) -> Iterator[RegisteredVersion]:
+        """Yield every version of every model that Stillhouse registered, by model, newest first."""
+        page: str | None = None
+        while page != "":
+            with server_errors_explained(self._uri):
+                found = self._client.search_model_versions(
+                    f"tags.`{DIGEST_TAG}` LIKE '%'", order_by=["name ASC", "version_number DESC"], page_token=page
+                )
+            for version in found:
+                yield RegisteredVersion(model=version.name, version=int(version.version), tags=_own(version.tags))
+            page = found.token or ""
+
     def tags(self, model_name: str, version: int) -> dict[str, str]:
         """Return the tags of a version that Stillhouse set.
 
@@ -270,8 +307,7 @@ class Registry:
         return min((int(version.version) for version in versions), default=None)
 
     def _tags(self, model_name: str, version: int) -> dict[str, str]:
-        tags = self._client.get_model_version(model_name, str(version)).tags
-        return {name: value for name, value in tags.items() if name.startswith("stillhouse.")}
+        return _own(self._client.get_model_version(model_name, str(version)).tags)
 
     def _create_model(self, model_name: str) -> None:
         with suppress(MlflowException):  # it exists, or the next call says what is wrong
@@ -348,3 +384,7 @@ class Registry:
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
+
+
+def _own(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in tags.items() if name.startswith("stillhouse.")}

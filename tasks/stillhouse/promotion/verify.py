@@ -98,11 +98,8 @@ def _obtained(uri: str, tracking_uri: str | None) -> Iterator[_Model]:
     if tracking_uri is None:
         raise ConfigurationError(f"{uri} needs an MLflow server; give --tracking or set MLFLOW_TRACKING_URI")
     registry = Registry(tracking_uri)
-    name, alias, version = split_model_uri(uri)
-    if version is None:
-        version = registry.aliases(name).get(alias or "")
-    if version is None:
-        raise ConfigurationError(f"{uri} leads nowhere at {tracking_uri}; correct the name or the alias")
+    _, alias, _ = split_model_uri(uri)
+    name, version = registry.resolve(uri)
     tags = registry.tags(name, version)
     with TemporaryDirectory() as private:
         package = registry.download(name, version, Path(private))

@@ -29,6 +29,34 @@ class LabelByPrefix(Config):
     separator: str = Field(default=":", min_length=1)
 
 
+class TextAsIs(Config):
+    """The text column holds the text."""
+
+    kind: Literal["as-is"] = "as-is"
+
+
+class TextByThreshold(Config):
+    """The text column holds a number, which becomes one of two words: for language models that answer with a label."""
+
+    kind: Literal["threshold"] = "threshold"
+    threshold: float = 0.0
+    below: str
+    """Also for a number that equals the threshold."""
+    above: str
+
+
+class TextByName(Config):
+    """What stands in the text column before the separator becomes another word."""
+
+    kind: Literal["names"] = "names"
+    names: dict[str, str] = Field(min_length=1)
+    separator: str | None = Field(default=None, min_length=1)
+    """None takes the whole column."""
+
+
+TextRule = Annotated[TextAsIs | TextByThreshold | TextByName, Field(discriminator="kind")]
+
+
 LabelRule = Annotated[LabelAsIs | LabelByThreshold | LabelByPrefix, Field(discriminator="kind")]
 
 
@@ -42,6 +70,7 @@ class Table(Config):
     encoding: str = "utf-8"
     """Of the text formats. A byte that does not decode stops the run and is named by row."""
     text_column: str = "text"
+    text_rule: TextRule = TextAsIs()
     label_column: str = "label"
     """Of classification tasks."""
     prompt_column: str | None = None

@@ -1,15 +1,17 @@
 """Sections ``teacher``, ``student`` and ``training``: who learns from whom, and how."""
 
+from datetime import date
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stillhouse.recipe.base import Config
+from stillhouse.recipe.api import ApiConfig
+from stillhouse.recipe.base import Config, Name
 from stillhouse.recipe.sources import ModelSource
 
 
 class TrainingConfig(Config):
-    """Optimisation: AdamW with a linear schedule, batches of similar length."""
+    """Optimisation: AdamW, a warm-up and a decay to zero, batches of similar length."""
 
     epochs: float = Field(default=3.0, gt=0, le=1000)
     """Passes over the training set; a fraction stops within a pass."""
@@ -21,6 +23,8 @@ class TrainingConfig(Config):
     """Peak, after warm-up."""
     warmup_share: float = Field(default=0.06, ge=0, lt=1)
     """Share of all steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls from its peak to 0."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this L2 norm."""
@@ -39,6 +43,9 @@ class TrainingConfig(Config):
     """The run stops when a term's moving average exceeds its average over the first steps by this factor (that of 1
     where the average is smaller)."""
     seed: int = Field(default=17, ge=0)
+    validation_points: int = Field(default=0, ge=0, le=1000)
+    """How often the loss on the validation set is measured during the training, at even distances, the first time
+    before it; 0 leaves it out."""
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Time between two checkpoints; 0 writes one at every step."""
 
@@ -54,20 +61,71 @@ class CacheConfig(Config):
     seed: int = Field(default=29, ge=0)
 
 
-class TeacherConfig(Config):
-    """The model whose knowledge is passed on."""
+class SignOff(Config):
+    """A person's word that the terms allow this use where the policy leaves it to a person."""
 
-    source: ModelSource
+    by: str = Field(min_length=1)
+    """Who answers for it."""
+    reference: str = Field(min_length=1)
+    """Contract, ticket or legal opinion where the reasons are found."""
+    on: date
+
+
+class TermsConfig(Config):
+    """What the run does under the teacher's terms, and how one knows."""
+
+    provider: Name | None = None
+    """Whose service an API teacher is, as the terms policy calls it; None for weights."""
+    use: Literal["research", "internal", "commercial"] = "commercial"
+    """What the student is for."""
+    evidence: str = ""
+    """Address or file of the licence or contract that was read."""
+    sign_off: SignOff | None = None
+
+
+class TeacherConfig(Config):
+    """The model whose knowledge is passed on: weights, or a server that answers."""
+
+    source: ModelSource | None = None
     """A folder with ``config.json``, tokenizer and safetensors weights."""
+    api: ApiConfig | None = None
+    """Instead of weights; needs a section ``synthesis``."""
     licence: str
     """SPDX identifier, or a name, of the terms under which the teacher is used."""
+    terms: TermsConfig = TermsConfig()
     finetune: TrainingConfig | None = None
     """Fine-tune on the task first; by default the teacher already is a classifier with the recipe's labels."""
     cache: CacheConfig = CacheConfig()
     shards: int = Field(default=1, ge=1, le=1024)
     """Parts in which the training set is scored, each a task of its own."""
     batch_size: int = Field(default=64, ge=1)
-    """Sequences per forward pass when scoring."""
+    """Sequences per forward pass when scoring or writing."""
+
+    @property
+    def title(self) -> str:
+        """What the teacher is called in lineage: the model of a server, or where its weights come from."""
+        return self.weights.title if self.api is None else f"{self.api.model} at {self.api.host}"
+
+    @property
+    def weights(self) -> ModelSource:
+        """The source, for code that runs only where there is one.
+
+        Raises:
+            ValueError: The teacher is a server.
+        """
+        if self.source is None:
+            raise ValueError(f"the teacher {self.title} is a server; its weights are not at hand")
+        return self.source
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if (self.source is None) == (self.api is None):
+            raise ValueError("give either source or api")
+        if self.api is not None and self.finetune is not None:
+            raise ValueError("finetune needs weights: a server's model can't be trained")
+        if self.api is not None and self.terms.provider is None:
+            raise ValueError("terms.provider: say whose service it is, such as openai or self-hosted")
+        return self
 
 
 class LoraConfig(Config):

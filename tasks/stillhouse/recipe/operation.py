@@ -7,9 +7,12 @@ from pydantic import Field, model_validator
 from stillhouse.recipe.base import Config
 
 StageName = Literal[
+    "permit",
     "validate",
     "prepare-teacher",
     "initialise",
+    "generate",
+    "curate",
     "teach",
     "distill",
     "evaluate",

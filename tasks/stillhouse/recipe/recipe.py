@@ -10,6 +10,7 @@ from stillhouse.recipe.distillation import DistillationConfig
 from stillhouse.recipe.learning import StudentConfig, TeacherConfig, TrainingConfig
 from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig
 from stillhouse.recipe.proof import EvaluationConfig, GateConfig, PreflightConfig, PromotionConfig
+from stillhouse.recipe.synthesis import SynthesisConfig
 
 
 class Recipe(Config):
@@ -24,6 +25,8 @@ class Recipe(Config):
     task: Task
     data: DataConfig
     teacher: TeacherConfig
+    synthesis: SynthesisConfig | None = None
+    """What the teacher writes for the student to learn from; None learns from the collected data."""
     student: StudentConfig
     distillation: DistillationConfig = DistillationConfig()
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -33,6 +36,18 @@ class Recipe(Config):
     promotion: PromotionConfig
     schedule: ScheduleConfig = ScheduleConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the students to train; the first one is the candidate, the others are its controls."""
+        return self.distillation.arms if self.synthesis is None else ("kd", *self.synthesis.controls)
+
+    @property
+    def imitates_distributions(self) -> bool:
+        """Whether a student learns from more of the teacher than its words."""
+        if self.synthesis is None:
+            return True
+        return self.teacher.api is not None and self.teacher.api.top_logprobs > 0 and self.distillation.alpha < 1
 
     @model_validator(mode="after")
     def _shards_fit_into_the_data(self) -> Self:
@@ -96,4 +111,30 @@ class Recipe(Config):
             raise ValueError("preflight.assistants lose their skill with their layers; they need teacher.finetune")
         if self.preflight.student_layers and self.student.layers is None:
             raise ValueError("preflight.student_layers needs a student with layers of a model; give student.layers")
+        return self
+
+    @model_validator(mode="after")
+    def _synthesis_fits(self) -> Self:
+        synthesis = self.synthesis
+        if synthesis is None:
+            if self.teacher.api is not None:
+                raise ValueError("teacher.api gives words, not weights; say in section synthesis what it shall write")
+            return self
+        if self.task != "causal-lm":
+            raise ValueError("synthesis needs task causal-lm")
+        prompted = self.data.train.prompt_column is not None
+        if prompted == (synthesis.kind == "textbook"):
+            raise ValueError(
+                f"data.train.prompt_column: synthesis {synthesis.kind} " + ("has none" if prompted else "needs it")
+            )
+        if self.distillation.features or self.distillation.on_policy:
+            raise ValueError("distillation.features and on_policy need the teacher's weights beside collected data")
+        if self.distillation.alpha < 1 and not self.imitates_distributions:
+            raise ValueError("distillation.alpha must be 1 where the student learns from the teacher's words alone")
+        return self
+
+    @model_validator(mode="after")
+    def _student_has_an_origin(self) -> Self:
+        if self.teacher.api is not None and self.student.source is None:
+            raise ValueError("student.source: a teacher behind an API has no weights to start from")
         return self

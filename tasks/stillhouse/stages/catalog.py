@@ -70,8 +70,10 @@ def _teach_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ..
 
 def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     common = ("task", "training", "data.labels", "student.lora", "student.seed")
-    if parameters["arm"] == "sft":
+    if parameters["arm"] != "kd" or not recipe.imitates_distributions:
         return common
+    if recipe.teacher.api:
+        return (*common, "teacher.api.base_url", "teacher.api.model", "teacher.api.top_logprobs", *_SIGNAL)
     return (*common, "teacher.cache", "teacher.source", *_SIGNAL)
 
 
@@ -97,6 +99,12 @@ CATALOG: dict[StageName, StageSpec] = {
     spec.name: spec
     for spec in (
         StageSpec(
+            name="permit",
+            reads=_reads("teacher", "student.source"),
+            code=("teacher", "promotion", "tracking", "models"),
+            reusable=False,
+        ),
+        StageSpec(
             name="validate",
             reads=_reads("data"),
             code=("data",),
@@ -116,7 +124,7 @@ CATALOG: dict[StageName, StageSpec] = {
             reads=_reads("task", "teacher.source", "teacher.finetune", "data.labels"),
             code=_TRAINING_CODE,
             distributions=_TRAINING,
-            sources=lambda recipe: {"teacher": recipe.teacher.source},
+            sources=lambda recipe: {"teacher": recipe.teacher.weights},
         ),
         StageSpec(
             name="initialise",
@@ -164,6 +172,7 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.prepare",
                 "data.tables",
                 "data.reading",
+                "stages.evidence",
                 "stages.records",
                 "models",
                 "evaluation",

@@ -10,7 +10,7 @@ from functools import partial
 import pyarrow as pa
 from datasets import Dataset
 
-from stillhouse.contract import METRICS, EvaluationSummary, Progress, pretty_json
+from stillhouse.contract import METRICS, MODELS, EvaluationSummary, Progress, pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.evaluation import (
     Benchmark,
@@ -26,8 +26,6 @@ from stillhouse.evaluation import (
 from stillhouse.models import configure_torch, load_model, load_tokenizer
 from stillhouse.stages.context import StageContext, StageOutcome
 
-MODELS = ("teacher", "kd", "sft", "start", "champion")
-"""In the order of tables; ``sft`` and ``champion`` may be missing."""
 CALIBRATION = "validation"
 
 
@@ -57,6 +55,7 @@ def run(context: StageContext) -> StageOutcome:
         ]
         + [benchmark.info for benchmark in benchmarks],
         labels=recipe.data.labels,
+        has_teacher="teacher" in models,
         validation=asked.records("validation-records", calibration) if calibration else None,
     )
     context.save_bytes("summary", pretty_json(summary), ".json")

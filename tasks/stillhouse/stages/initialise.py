@@ -18,16 +18,16 @@ def run(context: StageContext) -> StageOutcome:
     """
     recipe = context.recipe
     configure_torch(threads=context.cpus, seed=0)
-    folder = context.input("teacher")
-    teacher, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
+    teacher = tokenizer = None
+    if recipe.teacher.source:
+        folder = context.input("teacher")
+        teacher, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     start, own_tokenizer = start_student(
         recipe, teacher, tokenizer, load_frozen(context.input("train")), context.workspace
     )
     target = context.workspace / "model"
     save_model(start.model, own_tokenizer, target)
     context.save_tree("model", target)
-    size, teacher_size = (sum(p.numel() for p in model.parameters()) for model in (start.model, teacher))
-    return StageOutcome(
-        summary=start.summary,
-        metrics={"parameters": float(size), "share_of_teacher": size / teacher_size},
-    )
+    size = start.model.num_parameters()
+    share = {"share_of_teacher": size / teacher.num_parameters()} if teacher else {}
+    return StageOutcome(summary=start.summary, metrics={"parameters": float(size), **share})

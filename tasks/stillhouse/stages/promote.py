@@ -9,9 +9,18 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from stillhouse import __version__
-from stillhouse.contract import ConfigurationError, Decision, NotPermitted, canonical_json, code_version, pretty_json
+from stillhouse.contract import (
+    ConfigurationError,
+    Decision,
+    NotPermitted,
+    TermsReport,
+    canonical_json,
+    code_version,
+    pretty_json,
+)
 from stillhouse.contract.keys import PACKAGE_ROOT
 from stillhouse.promotion.ledger import Approval, Ledger
+from stillhouse.promotion.lineage import LICENCE_TAG, SOURCE_TAG, teacher_tags
 from stillhouse.promotion.promote import PromotionRequest, promote_model
 from stillhouse.promotion.registry import Registry
 from stillhouse.promotion.signing import SigningKeys
@@ -33,6 +42,7 @@ def run(context: StageContext) -> StageOutcome:
     if request.tracking_uri is None or context.mlflow_run_id is None:
         raise ConfigurationError("promotion needs an MLflow server: set MLFLOW_TRACKING_URI")
     decision = Decision.model_validate_json(context.input("decision").read_bytes())
+    terms = TermsReport.model_validate_json(context.input("terms").read_bytes())
     promotion = promote_model(
         PromotionRequest(
             model=recipe.promotion.model,
@@ -42,7 +52,8 @@ def run(context: StageContext) -> StageOutcome:
             approval=_approval(request.parameters.get("approval"), recipe.promotion.approval, decision),
             run_id=request.run_id,
             mlflow_run_id=context.mlflow_run_id,
-            tags=_tags(context, decision),
+            tags=_tags(context, decision, terms),
+            teachers=terms.teachers,
             production=recipe.promotion.production,
             card=context.input("model-card").read_text(encoding="utf-8"),
         ),
@@ -57,21 +68,26 @@ def run(context: StageContext) -> StageOutcome:
     )
 
 
-def _tags(context: StageContext, decision: Decision) -> dict[str, str]:
-    """Return where the version comes from: run, evidence, data, teacher, licences and code."""
+def _tags(context: StageContext, decision: Decision, terms: TermsReport) -> dict[str, str]:
+    """Return where the version comes from: run, evidence, data, teachers, licences and code."""
     recipe, request = context.recipe, context.request
     inputs = {f"stillhouse.{name}_sha256": artifact.sha256 for name, artifact in request.inputs.items()}
-    return inputs | {
-        "stillhouse.recipe": recipe.name,
-        "stillhouse.run_id": request.run_id,
-        "stillhouse.decision_sha256": decision.digest,
-        "stillhouse.policy": f"{decision.policy} {decision.policy_sha256}",
-        "stillhouse.evidence_sha256": decision.evidence_sha256,
-        "stillhouse.teacher": canonical_json(recipe.teacher.source).decode(),
-        "stillhouse.teacher_licence": recipe.teacher.licence,
-        "stillhouse.data_licence": recipe.data.train.licence,
-        "stillhouse.code": _code(),
-    }
+    teacher = recipe.teacher.source or {"kind": "api", "title": recipe.teacher.title}
+    return (
+        inputs
+        | teacher_tags(terms)
+        | {
+            "stillhouse.recipe": recipe.name,
+            "stillhouse.run_id": request.run_id,
+            "stillhouse.decision_sha256": decision.digest,
+            "stillhouse.policy": f"{decision.policy} {decision.policy_sha256}",
+            "stillhouse.evidence_sha256": decision.evidence_sha256,
+            SOURCE_TAG: canonical_json(teacher).decode(),
+            LICENCE_TAG: recipe.teacher.licence,
+            "stillhouse.data_licence": recipe.data.train.licence,
+            "stillhouse.code": _code(),
+        }
+    )
 
 
 def _code() -> str:

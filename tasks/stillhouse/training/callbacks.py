@@ -118,6 +118,10 @@ class Report(TrainerCallback):
         """Start the clock."""
         self._started_at = time.monotonic()
 
+    def stand_still(self, seconds: float) -> None:
+        """Leave out time that was not spent on training."""
+        self._started_at += seconds
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a history point if one is due, and tell the progress about once a second."""
         control.should_log = self._recorder.is_due(state.global_step)

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from stillhouse.contract import HistoryPoint, Progress, sha256_of_file
+from stillhouse.contract import ConfigurationError, HistoryPoint, Progress, StageBug, sha256_of_file
 from stillhouse.data import freeze, load_frozen, load_tables, reject_if_critical
 from stillhouse.losses import Arm, build_loss
 from stillhouse.models import (
@@ -25,9 +25,8 @@ from stillhouse.recipe import Recipe
 from stillhouse.store import describe_tree, fetch_source
 from stillhouse.student import Start, add_lora, check_same_tokenizer, initialise, merge_lora, trim_vocabulary
 from stillhouse.student.influence import SAMPLE_DOCUMENTS
-from stillhouse.teacher import SparseCache, TeacherCache
 from stillhouse.training.engine import TrainingJob, TrainingOutcome, fit
-from stillhouse.training.knowledge import open_cache, write_shard
+from stillhouse.training.knowledge import OpenedCache, open_cache, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +42,20 @@ def prepare_teacher(
 ) -> tuple[PreTrainedModel, TrainingOutcome | None]:
     """Fetch the teacher, fine-tune it if the recipe asks, and write it to ``target``.
 
+    One that is fine-tuned may come without the head of the recipe's task, and learns it then.
+
     Raises:
-        ConfigurationError: The source is no safetensors model, or a classifier with other labels.
+        ConfigurationError: The source is no safetensors model, or a classifier with other labels; or the fine-tuning
+            asks for measurements on held-out data, of which a teacher is given none.
         DataRejected: The loss became NaN or infinite.
     """
-    folder = obtain_model_folder(fetch_source(recipe.teacher.source), workspace)
+    if recipe.teacher.finetune and recipe.teacher.finetune.validation_points:
+        raise ConfigurationError("teacher.finetune.validation_points: only students are measured; set it to 0")
+    folder = obtain_model_folder(fetch_source(recipe.teacher.weights), workspace)
     check_model_folder(folder)
-    model, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
+    learns = recipe.teacher.finetune is not None
+    model = load_model(folder, task=recipe.task, labels=recipe.data.labels, new_head=learns)
+    tokenizer = load_tokenizer(folder)
     trained = None
     if recipe.teacher.finetune:
         trained = fit(
@@ -70,9 +76,19 @@ def prepare_teacher(
 
 
 def start_student(
-    recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, rows: Dataset, workspace: Path
+    recipe: Recipe, teacher: PreTrainedModel | None, tokenizer: Tokenizer | None, rows: Dataset, workspace: Path
 ) -> tuple[Start, Tokenizer]:
     """Build the student that every arm starts from, and its tokenizer: the teacher's, or a trimmed one.
+
+    A checkpoint of another task that the recipe's models can be made from, such as a masked language model where texts
+    are to be classified, keeps its body and gets a new head.
+
+    Args:
+        recipe: What the student shall be.
+        teacher: Of the recipe's task; None where it is a server, and the student starts from its own checkpoint.
+        tokenizer: The teacher's; None without one.
+        rows: The frozen training set.
+        workspace: A model that must be converted to be read goes there.
 
     Raises:
         ConfigurationError: The layers don't fit, the architecture is refused, or the checkpoint of its own has another
@@ -82,7 +98,12 @@ def start_student(
     if recipe.student.source is not None:
         folder = obtain_model_folder(fetch_source(recipe.student.source), workspace)
         source = load_model(folder, task=recipe.task, labels=recipe.data.labels)
-        check_same_tokenizer(load_tokenizer(folder), tokenizer)
+        own = load_tokenizer(folder)
+        if tokenizer is not None:
+            check_same_tokenizer(own, tokenizer)
+        tokenizer = tokenizer or own
+    if tokenizer is None:
+        raise StageBug("a student without a teacher needs a checkpoint of its own")
     sample = rows.select(range(min(SAMPLE_DOCUMENTS, len(rows))))
     ids = encode(tokenizer, list(sample["text"]), recipe.training.max_tokens).ids
     start = initialise(recipe.student, teacher=teacher, source=source, sample=ids)
@@ -103,22 +124,24 @@ def train_arm(
     rows: Dataset,
     teacher: PreTrainedModel | None,
     teacher_tokenizer: Tokenizer | None,
-    cache: TeacherCache | SparseCache | None,
+    cache: OpenedCache | None,
+    validation: Dataset | None = None,
     workspace: Path,
     on_progress: Callable[[Progress], None] | None = None,
     on_point: Callable[[HistoryPoint], None] | None = None,
 ) -> TrainingOutcome:
-    """Train the student of one arm: the same start, data, order and steps for every arm.
+    """Train the student of one arm: the same start, order and steps for every arm that learns from the same rows.
 
     Args:
         recipe: What to learn, and how.
-        arm: ``kd`` needs the teacher, and its cache where the recipe has one.
+        arm: ``kd`` needs the teacher, and its cache where the recipe has one, unless it learns from words alone.
         student: Where the arm starts; changed in place.
         tokenizer: The student's.
         rows: The frozen training set.
         teacher: Of the recipe's task.
         teacher_tokenizer: By whose tokens the cache finds a row.
         cache: See `stillhouse.training.knowledge.open_cache`.
+        validation: The frozen validation set, on which the loss is measured if the recipe asks.
         workspace: A folder of the arm's own.
         on_progress: Told about once a second.
         on_point: Told each new point of the history.
@@ -138,7 +161,8 @@ def train_arm(
             task=recipe.task,
             config=recipe.training,
             loss=build_loss(recipe.distillation, arm, **shapes),
-            cache=cache,
+            validation=validation,
+            cache=cache.scores if cache else None,
             cache_tokenizer=teacher_tokenizer,
             teacher=beside if arm == "kd" else None,
             workspace=workspace,
@@ -146,6 +170,9 @@ def train_arm(
             on_point=on_point,
         )
     )
+    if cache:
+        history = outcome.history.model_copy(update={"canary_rows": cache.canary_rows})
+        outcome = replace(outcome, history=history)
     return replace(outcome, model=merge_lora(outcome.model)) if lora else outcome
 
 
@@ -169,14 +196,18 @@ def distill(
         on_progress: Told about once a second.
 
     Raises:
+        ConfigurationError: The recipe has a section ``synthesis``.
         StillhouseError: Whatever the stages of a workflow would raise.
     """
+    if recipe.synthesis is not None:
+        raise ConfigurationError("a recipe with a synthesis has more stages than this function; use: stillhouse run")
     from stillhouse.data.suites import validate  # Great Expectations takes seconds to import
 
     tables = load_tables(recipe.data, fetch_source)
     reject_if_critical(validate(tables, recipe.data))
     workspace.mkdir(parents=True, exist_ok=True)
-    freeze(tables["train"], workspace / "train.parquet")
+    for name in ("train", "validation"):
+        freeze(tables[name], workspace / f"{name}.parquet")
     rows = load_frozen(workspace / "train.parquet")
     teacher, _ = prepare_teacher(
         recipe, rows, workspace / "teacher", workspace / "teacher-training", on_progress=on_progress
@@ -193,6 +224,7 @@ def distill(
         teacher=teacher if arm == "kd" else None,
         teacher_tokenizer=teacher_tokenizer,
         cache=cache,
+        validation=load_frozen(workspace / "validation.parquet"),
         workspace=workspace / f"training-{arm}",
         on_progress=on_progress,
     )
@@ -207,7 +239,7 @@ def _cache(
     rows: Dataset,
     workspace: Path,
     on_progress: Callable[[Progress], None] | None,
-) -> TeacherCache | SparseCache:
+) -> OpenedCache:
     teacher_sha256 = describe_tree(workspace / "teacher").sha256
     data_sha256 = sha256_of_file(workspace / "train.parquet")
     write_shard(

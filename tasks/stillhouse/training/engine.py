@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,9 +30,10 @@ from stillhouse.training.batches import StepLoader
 from stillhouse.training.callbacks import Report, Resume
 from stillhouse.training.checkpoints import CheckpointFolder
 from stillhouse.training.guards import LossGuard
+from stillhouse.training.held_out import HeldOut
 from stillhouse.training.history import MEASUREMENTS, HistoryRecorder
 from stillhouse.training.module import DistillationModel, LiveTeacher
-from stillhouse.training.samples import ClassifierSamples, LanguageSamples, Samples
+from stillhouse.training.samples import ClassifierSamples, LanguageSamples, Samples, row_weights
 from stillhouse.training.state import model_tensors
 from stillhouse.training.trainer import DistillationTrainer
 from stillhouse.training.writing import Writer
@@ -48,7 +49,10 @@ class TrainingJob:
     """Where training starts; changed in place."""
     tokenizer: Tokenizer
     rows: Dataset
-    """Columns ``id`` and ``text``, and ``label`` for a classifier; maybe ``prompt`` for a language model."""
+    """Columns ``id`` and ``text``, and ``label`` for a classifier; maybe ``prompt`` and ``weight`` for a language
+    model."""
+    validation: Dataset | None = None
+    """With the same columns but the weight: measured as often as the configuration says. None: never."""
     task: Task = "text-classification"
     config: TrainingConfig
     loss: DistillationLoss
@@ -90,13 +94,16 @@ def fit(job: TrainingJob) -> TrainingOutcome:
     Raises:
         DataRejected: The loss became NaN or infinite or exploded, a label is out of range, or the teacher's cache
             lacks a row.
-        ConfigurationError: The model has too few positions, or student and teacher can't be compared.
+        ConfigurationError: The model has too few positions, student and teacher can't be compared, or rows have
+            weights for which the loss has no place.
         TryAgain: A checkpoint can't be written.
     """
     config = job.config
     check_max_tokens(job.model, config.max_tokens)
     _check_signals(job)
     samples = _samples(job)
+    watches = job.validation is not None and config.validation_points > 0
+    held_out = _samples(replace(job, rows=job.validation, cache=None)) if watches else None
     arguments = _arguments(config, job.workspace)
     loader = StepLoader(
         samples,
@@ -120,7 +127,8 @@ def fit(job: TrainingJob) -> TrainingOutcome:
         vocabulary=vocabulary_size(job.model, job.tokenizer),
         last_states=_reads_hidden(job),
     )
-    folder = CheckpointFolder(job.workspace / "checkpoints", fingerprint=_fingerprint(job, samples, loader, module))
+    fingerprint = _fingerprint(job, samples, held_out, loader, module)
+    folder = CheckpointFolder(job.workspace / "checkpoints", fingerprint=fingerprint)
     checkpoint = folder.newest()
     parallel.wait_for_all()
     report = Report(loader=loader, recorder=recorder, on_point=job.on_point, on_progress=job.on_progress)
@@ -133,6 +141,7 @@ def fit(job: TrainingJob) -> TrainingOutcome:
         guard=guard,
         balancer=balancer,
     )
+    watch = [HeldOut(held_out, config, loader=loader, recorder=recorder, report=report)] if held_out else []
     trainer = DistillationTrainer(
         module,
         arguments,
@@ -143,7 +152,7 @@ def fit(job: TrainingJob) -> TrainingOutcome:
         teacher=_live_teacher(job),
         writer=_writer(job),
         shard=shard,
-        callbacks=[report, resume],
+        callbacks=[report, *watch, resume],
     )
     logger.info("training for %d steps, from step %d", len(loader), checkpoint.step if checkpoint else 0)
     set_seed(config.seed + parallel.rank())
@@ -179,6 +188,12 @@ def _samples(job: TrainingJob) -> Samples:
         raise DataRejected("the training set has no rows; check the data section of the recipe")
     config, cache = job.config, job.cache if job.loss.needs_cache else None
     last = max(job.loss.teacher_taps.hidden) if _reads_hidden(job) else None
+    weights = row_weights(job.rows)
+    if weights and (job.task == "text-classification" or not job.loss.is_cross_entropy):
+        raise ConfigurationError(
+            "the rows have weights, which only the cross-entropy of a language model takes; set distillation.alpha to "
+            "1 and leave out features"
+        )
     if job.task == "text-classification":
         assert cache is None or isinstance(cache, TeacherCache)
         labels = job.model.config.num_labels
@@ -206,6 +221,7 @@ def _samples(job: TrainingJob) -> Samples:
         causal=job.task == "causal-lm",
         cache=cache,
         with_hidden=last,
+        weights=weights,
     )
 
 
@@ -241,7 +257,7 @@ def _arguments(config: TrainingConfig, workspace: Path) -> TrainingArguments:
         max_grad_norm=config.max_gradient_norm,
         seed=config.seed,
         optim="adamw_torch_fused",
-        lr_scheduler_type="linear",
+        lr_scheduler_type=config.schedule,
         logging_strategy="no",
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -252,7 +268,9 @@ def _arguments(config: TrainingConfig, workspace: Path) -> TrainingArguments:
     )
 
 
-def _fingerprint(job: TrainingJob, samples: Samples, loader: StepLoader, module: DistillationModel) -> str:
+def _fingerprint(
+    job: TrainingJob, samples: Samples, held_out: Samples | None, loader: StepLoader, module: DistillationModel
+) -> str:
     """Digest what decides the training's outcome, so that a checkpoint of anything else isn't continued."""
     digest = sha256()
     described = {
@@ -261,6 +279,7 @@ def _fingerprint(job: TrainingJob, samples: Samples, loader: StepLoader, module:
         "loss": job.loss.config.model_dump(mode="json", exclude={"control_arm"}),
         "cache": job.cache.identity.model_dump(mode="json") if job.loss.needs_cache and job.cache else None,
         "samples": samples.digest(),
+        "held_out": held_out.digest() if held_out else None,
         "plan": loader.plan,
         "processes": parallel.num_processes(),
     }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stillhouse.contract import HistoryPoint, TrainingHistory
+from stillhouse.contract import HistoryPoint, TrainingHistory, ValidationPoint
 
 MAX_POINTS = 200
 """Points of a history, at most: enough for a plot, little to store."""
@@ -26,6 +26,7 @@ class HistoryRecorder:
         self._norms: dict[str, float] = {}
         self._interval = -(-total_steps // MAX_POINTS)
         self._points: list[HistoryPoint] = []
+        self._validation: list[ValidationPoint] = []
         self._sums: dict[str, float] = {}
         self._count = 0
 
@@ -66,18 +67,37 @@ class HistoryRecorder:
         self._sums, self._count, self._norms = {}, 0, {}
         return point
 
+    @property
+    def validated_step(self) -> int:
+        """Step of the last measurement on held-out data; -1 if there was none."""
+        return self._validation[-1].step if self._validation else -1
+
+    def add_validation(self, point: ValidationPoint) -> None:
+        """Add a measurement on held-out data."""
+        self._validation.append(point)
+
     def history(self) -> TrainingHistory:
         """Return all points so far."""
-        return TrainingHistory(total_steps=self.total_steps, points=tuple(self._points))
+        return TrainingHistory(
+            total_steps=self.total_steps, points=tuple(self._points), validation=tuple(self._validation)
+        )
 
     def state(self) -> dict[str, Any]:
         """Return plain data from which `restore` goes on."""
         points = [point.model_dump(mode="json") for point in self._points]
-        return {"points": points, "sums": self._sums, "count": self._count, "norms": self._norms}
+        validation = [point.model_dump(mode="json") for point in self._validation]
+        return {
+            "points": points,
+            "validation": validation,
+            "sums": self._sums,
+            "count": self._count,
+            "norms": self._norms,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._points = [HistoryPoint.model_validate(point) for point in state["points"]]
+        self._validation = [ValidationPoint.model_validate(point) for point in state["validation"]]
         self._sums = dict(state["sums"])
         self._count = state["count"]
         self._norms = dict(state["norms"])

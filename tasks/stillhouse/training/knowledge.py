@@ -1,6 +1,7 @@
 """The teacher's cache for a recipe's training: written in shards, opened after a last look."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
@@ -19,11 +20,26 @@ from stillhouse.teacher import (
     check_canary,
     check_sparse_canary,
     score_documents,
+    server_cache_identity,
     shard_batches,
     shard_indices,
     write_cache,
     write_sparse_cache,
 )
+
+CANARY_ROWS = 8
+"""Classified texts that are scored again."""
+CANARY_DOCUMENTS = 4
+"""Documents of a language model that are scored again, each with many positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedCache:
+    """A teacher's scores that may be learned from."""
+
+    scores: TeacherCache | SparseCache
+    canary_rows: int | None
+    """Rows that were scored again and agreed; None where the teacher's weights are not at hand."""
 
 
 def recipe_documents(recipe: Recipe, tokenizer: Tokenizer, rows: Dataset) -> list[Document]:
@@ -114,7 +130,7 @@ def open_cache(
     *,
     teacher_sha256: str,
     data_sha256: str,
-) -> TeacherCache | SparseCache:
+) -> OpenedCache:
     """Open the teacher's scores, after scoring a few random rows again to see that they still are the teacher's.
 
     Raises:
@@ -124,11 +140,39 @@ def open_cache(
     seed = recipe.training.seed
     if recipe.task == "text-classification":
         dense = TeacherCache.open(folders, identity)
-        check_canary(dense, teacher, tokenizer, rows, seed=seed)
-        return dense
-    sparse = SparseCache.open(folders, identity)
-    check_sparse_canary(sparse, teacher, tokenizer, recipe_documents(recipe, tokenizer, rows), seed=seed)
-    return sparse
+        check_canary(dense, teacher, tokenizer, rows, k=CANARY_ROWS, seed=seed)
+        return OpenedCache(scores=dense, canary_rows=min(CANARY_ROWS, len(rows)))
+    sparse, documents = SparseCache.open(folders, identity), recipe_documents(recipe, tokenizer, rows)
+    check_sparse_canary(sparse, teacher, tokenizer, documents, k=CANARY_DOCUMENTS, seed=seed)
+    return OpenedCache(scores=sparse, canary_rows=min(CANARY_DOCUMENTS, len(documents)))
+
+
+def open_server_cache(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    student: PreTrainedModel,
+    tokenizer: Tokenizer,
+    rows: Dataset,
+    *,
+    data_sha256: str,
+) -> OpenedCache:
+    """Open what a server said about its own answers. Nothing is scored again: its weights are not at hand.
+
+    Args:
+        recipe: With a teacher behind an API.
+        folders: Of the shards.
+        student: Whose vocabulary the records are in.
+        tokenizer: The student's.
+        rows: The frozen set of the answers.
+        data_sha256: Its digest.
+
+    Raises:
+        ConfigurationError: See `stillhouse.teacher.server_cache_identity`.
+        DataRejected: A shard is damaged or belongs to something else, or lacks a row.
+    """
+    size = vocabulary_size(student, tokenizer)
+    identity = server_cache_identity(recipe, tokenizer, data_sha256=data_sha256, vocabulary_size=size)
+    return OpenedCache(scores=SparseCache.open(folders, identity), canary_rows=None)
 
 
 def _identity(

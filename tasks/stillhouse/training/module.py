@@ -56,28 +56,17 @@ class DistillationModel(nn.Module):
             self._observer = _LastStates(student) if last_states else Tap(student, loss.student_taps)
 
     def forward(
-        self, batch: MicroBatch, count: Count, weights: Mapping[str, float], separate: bool = False
-    ) -> LossValue:
-        """See `DistillationLoss.forward`."""
-        is_language_model = batch.positions_N is not None
-        with _autocast(self._precision, batch.segments_BT.device):
-            if is_language_model:
-                states_BTD = head_states(self.student, **batch.inputs)
-            else:
-                logits_MC = self.student(**batch.inputs).logits
-        answer: Classified | Predicted
-        if is_language_model:
-            head = head_of(self.student, self._vocabulary, dtype=states_BTD.dtype)
-            answer = Predicted(
-                hidden_ND=states_BTD.flatten(0, 1)[batch.positions_N],
-                head=head,
-                labels_N=batch.labels,
-                teacher=batch.teacher,
-            )
-        else:
-            answer = Classified(
-                logits_MC=logits_MC.float(), labels_M=batch.labels, teacher_logits_MC=batch.teacher_logits_MC
-            )
+        self, batch: MicroBatch, count: Count | None, weights: Mapping[str, float], separate: bool = False
+    ) -> LossValue | torch.Tensor:
+        """See `DistillationLoss.forward`.
+
+        Without a count, the sum of the cross-entropy alone: of held-out data, about which no teacher was asked.
+        """
+        answer = self._answer(batch)
+        if count is None:
+            if self._observer is not None:
+                self._observer.take()
+            return self.loss.cross_entropy(answer)
         insides = None
         if self._observer is not None:
             insides = Insides(
@@ -85,6 +74,25 @@ class DistillationModel(nn.Module):
             )
         value: LossValue = self.loss(answer, insides, count=count, weights=weights, separate=separate)
         return value
+
+    def _answer(self, batch: MicroBatch) -> Classified | Predicted:
+        is_language_model = batch.positions_N is not None
+        with _autocast(self._precision, batch.segments_BT.device):
+            if is_language_model:
+                states_BTD = head_states(self.student, **batch.inputs)
+            else:
+                logits_MC = self.student(**batch.inputs).logits
+        if not is_language_model:
+            return Classified(
+                logits_MC=logits_MC.float(), labels_M=batch.labels, teacher_logits_MC=batch.teacher_logits_MC
+            )
+        return Predicted(
+            hidden_ND=states_BTD.flatten(0, 1)[batch.positions_N],
+            head=head_of(self.student, self._vocabulary, dtype=states_BTD.dtype),
+            labels_N=batch.labels,
+            teacher=batch.teacher,
+            weights_N=batch.weights_N,
+        )
 
 
 class LiveTeacher:

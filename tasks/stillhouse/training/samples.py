@@ -1,7 +1,9 @@
 """From documents to the tensors of a micro-batch, with the teacher's signal beside them."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -36,6 +38,8 @@ class MicroBatch:
     teacher_logits_MC: torch.Tensor | None = None
     teacher: SparseTargets | TeacherStates | None = None
     """Of a language model."""
+    weights_N: torch.Tensor | None = None
+    """What each position counts, float32; None: 1."""
     teacher_insides: Captured = field(default_factory=Captured)
     idle: bool = False
     """There for the sake of the other processes: it carries no loss."""
@@ -57,6 +61,7 @@ class MicroBatch:
             positions_N=None if self.positions_N is None else self.positions_N.to(device),
             teacher_logits_MC=None if self.teacher_logits_MC is None else self.teacher_logits_MC.to(device),
             teacher=self.teacher.to(device) if isinstance(self.teacher, SparseTargets) else self.teacher,
+            weights_N=None if self.weights_N is None else self.weights_N.to(device),
             teacher_insides=Captured(
                 hidden={layer: states.to(device) for layer, states in self.teacher_insides.hidden.items()}
             ),
@@ -68,8 +73,8 @@ class Samples(Protocol):
 
     lengths: list[int]
     """Tokens of each document."""
-    targets: list[int]
-    """Labels of each document."""
+    targets: Sequence[float]
+    """What each document counts in the mean of a step: its number of labels, or its weight."""
 
     def micro_batch(self, sequences: Sequences) -> MicroBatch:
         """Return the tensors of some sequences."""
@@ -113,7 +118,7 @@ class ClassifierSamples:
         if len(outside):
             raise DataRejected(f"row {document_ids[int(outside[0])]} has a label outside 0 to {num_labels - 1}; fix it")
         self.lengths = [len(ids) for ids in self._ids]
-        self.targets = [1] * len(self._ids)
+        self.targets: Sequence[float] = [1] * len(self._ids)
         self._document_ids = document_ids
         self._pad_token_id = tokenizer.pad_token_id
         self._cache = cache
@@ -158,6 +163,7 @@ class LanguageSamples:
         causal: bool,
         cache: SparseCache | None,
         with_hidden: int | None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         """Find each document in the teacher's cache.
 
@@ -167,13 +173,19 @@ class LanguageSamples:
             causal: Whether tokens see the past alone. Only such documents can share a row.
             cache: The teacher's answers, if they count.
             with_hidden: Number of the teacher's last layer if its cached hidden states count.
+            weights: Of each row by its id, spread evenly over the labels of its documents; None: each label counts 1.
 
         Raises:
             DataRejected: The cache lacks a document.
         """
         self.documents = documents
         self.lengths = [len(document.ids_L) for document in documents]
-        self.targets = [len(document.targets_P) for document in documents]
+        labels = [len(document.targets_P) for document in documents]
+        self.targets: Sequence[float] = labels
+        self._shares: list[float] | None = None
+        if weights is not None:
+            self._shares = _label_shares(documents, weights)
+            self.targets = [share * count for share, count in zip(self._shares, labels, strict=True)]
         self.pad_token_id = pad_token_id
         self._causal = causal
         self._cache = cache
@@ -185,9 +197,13 @@ class LanguageSamples:
         batch = language_batch(
             [[self.documents[index] for index in row] for row in sequences], self.pad_token_id, causal=self._causal
         )
+        chosen = [index for row in sequences for index in row]
+        if self._shares is not None:
+            shares = torch.tensor([self._shares[index] for index in chosen], dtype=torch.float32)
+            batch = replace(batch, weights_N=shares[batch.segments_BT.flatten()[batch.positions_N]])
         if self._cache is None:
             return batch
-        found = [self._found[index] for row in sequences for index in row]
+        found = [self._found[index] for index in chosen]
         offsets_S, ids_K, probabilities_K = self._cache.targets(found)
         targets = SparseTargets(
             offsets_S=torch.from_numpy(offsets_S),
@@ -200,12 +216,14 @@ class LanguageSamples:
         return replace(batch, teacher=targets, teacher_insides=Captured(hidden={self._last_layer: states}))
 
     def digest(self) -> str:
-        """Digest the documents' ids, tokens and labels."""
+        """Digest the documents' ids, tokens, labels and weights."""
         digest = hashlib.sha256()
         for document in self.documents:
             digest.update(canonical_json([document.id, len(document.ids_L)]))
             digest.update(document.ids_L.data)
             digest.update(document.labels_L.data)
+        if self._shares is not None:
+            digest.update(canonical_json(self._shares))
         return digest.hexdigest()
 
     @staticmethod
@@ -216,6 +234,31 @@ class LanguageSamples:
             places = segments_BT == document
             placed_BTD[places] = states_LD[: int(places.sum())]
         return placed_BTD
+
+
+def row_weights(rows: Dataset) -> dict[str, float] | None:
+    """Return the weight of each row by its id, or None if the set has no such column.
+
+    Raises:
+        DataRejected: One is not above 0, or not finite.
+    """
+    if "weight" not in rows.column_names:
+        return None
+    found = dict(zip(rows["id"], rows["weight"], strict=True))
+    for row_id, weight in found.items():
+        if not 0 < weight < math.inf:
+            raise DataRejected(f"row {row_id} has weight {weight}; give a number above 0")
+    return found
+
+
+def _label_shares(documents: Sequence[Document], weights: Mapping[str, float]) -> list[float]:
+    """Return what one label of each document counts: a row's weight, spread over the labels of all its pieces."""
+    # Pieces of a long row are called by its id with a number behind it.
+    owners = [d.id if d.id in weights else d.id.rpartition("#")[0] for d in documents]
+    labels: Counter[str] = Counter()
+    for owner, document in zip(owners, documents, strict=True):
+        labels[owner] += len(document.targets_P)
+    return [weights[owner] / labels[owner] for owner in owners]
 
 
 def language_batch(rows: Sequence[Sequence[Document]], pad_token_id: int, *, causal: bool) -> MicroBatch:

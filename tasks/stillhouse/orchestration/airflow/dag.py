@@ -15,7 +15,7 @@ from stillhouse.orchestration.airflow.docs import APPROVE_DOC, STAGE_DOCS, descr
 from stillhouse.orchestration.airflow.exits import RETRY_POLICY
 from stillhouse.orchestration.airflow.operators import APPROVE_TASK, StageOperator
 from stillhouse.orchestration.airflow.params import recipe_params
-from stillhouse.orchestration.places import airflow_place
+from stillhouse.orchestration.places import airflow_place, model_asset
 from stillhouse.orchestration.plan import PlannedTask, plan
 from stillhouse.recipe import Recipe, RecipeError, ScheduleConfig, StageName, load_recipe
 
@@ -143,7 +143,7 @@ def graph_edges(recipe: Recipe) -> dict[str, list[str]]:
         for name, ups in upstream.items()
     }
     # A failed arm fails the promotion at once, while the other arm may still be training: the last word waits for both.
-    edges["announce"] += [f"distill-{arm}" for arm in recipe.distillation.arms]
+    edges["announce"] += [f"distill-{arm}" for arm in recipe.arms]
     return edges
 
 
@@ -158,9 +158,10 @@ def _operator(
         "execution_timeout": timedelta(hours=recipe.resources.of(task.stage).timeout_hours),
         **_tries(recipe, task.stage),
     }
-    if task.stage == "teach":
+    if task.stage in ("teach", "generate"):
         return StageOperator.partial(**common, map_index_template="{{ task.planned_task }}").expand(planned_task=shards)
-    return StageOperator(**common, planned_task=task.task_id)
+    made = [Asset(model_asset(recipe.promotion.model))] if task.stage == "promote" else []
+    return StageOperator(**common, planned_task=task.task_id, outlets=made)
 
 
 def _tries(recipe: Recipe, stage: StageName) -> dict[str, Any]:

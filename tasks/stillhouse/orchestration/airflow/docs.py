@@ -6,6 +6,11 @@ from stillhouse.orchestration.describe import recipe_sources
 from stillhouse.recipe import Recipe, StageName
 
 STAGE_DOCS: Mapping[StageName, str] = {
+    "permit": (
+        "Looks up what the terms policy says about training a model on the output of each teacher. Denied, unknown, or "
+        "in need of a sign-off that the recipe lacks: the run stops with exit code 77 before anything is fetched or "
+        "asked."
+    ),
     "validate": (
         "Reads the tables, splits them, and checks them with Great Expectations: schema, nulls, label set and balance, "
         "length, duplicates, rows of the test set inside the training set.\n\n"
@@ -17,6 +22,14 @@ STAGE_DOCS: Mapping[StageName, str] = {
         "from its last checkpoint."
     ),
     "initialise": "Builds the student from the teacher's layers, as it is **before** any training.",
+    "generate": (
+        "The teacher, weights or a server, answers the prompts of one shard. Every answer is kept once under what was "
+        "asked: killed and tried again, nothing is asked twice."
+    ),
+    "curate": (
+        "Turns the answers into a data set: verifies them, filters them, takes out near-duplicates and what occurs in "
+        "held-out sets, checks the rest with Great Expectations, and counts all of it."
+    ),
     "teach": (
         "Scores a part of the training set with the teacher, once. Each mapped task is one shard. Students learn from "
         "this cache; records are found by row and token ids, never by position."
@@ -52,7 +65,7 @@ APPROVE_DOC = (
 def describe_recipe(recipe: Recipe) -> str:
     """Return what the DAG of ``recipe`` does, from what, and under which terms."""
     sources = "\n".join(f"| {name} | {origin} | {licence} |" for name, origin, licence in recipe_sources(recipe))
-    arms = " and ".join(f"`{arm}`" for arm in recipe.distillation.arms)
+    arms = " and ".join(f"`{arm}`" for arm in recipe.arms)
     return (
         f"{recipe.description}\n\n"
         f"Distils a model for {recipe.task} (arms {arms}), judges by policy `{_stem(recipe.gate.policy)}`, "

@@ -21,6 +21,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "teacher.finetune.learning_rate",
         "teacher.finetune.batch_size",
     ),
+    "Synthesis": ("synthesis.samples", "synthesis.temperature", "synthesis.max_new_tokens"),
     "Student": ("student.layers",),
     "Distillation": ("distillation.alpha", "distillation.temperature", "distillation.divergence"),
     "Training": (
@@ -76,11 +77,11 @@ def _graph(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _param(schema: dict[str, Any], values: dict[str, Any], field: str, section: str) -> Param:
-    spec = _field_schema(schema, field)
+    spec = _field_schema(schema, values, field)
     # An optional field is offered as what it is when it is given: leaving it out is for the recipe file.
     given = next((option for option in spec.get("anyOf", ()) if option.get("type") != "null"), spec)
     form = {word: given[word] for word in _SCHEMA_WORDS if word in given}
-    if "const" in spec or "oneOf" in spec or "$ref" in spec:
+    if "const" in given or "oneOf" in given or "$ref" in given:
         form |= {"type": "object"}
     value = _lookup(values, field)
     if field == "gate.policy":
@@ -105,16 +106,26 @@ def _policy_choices(policy: Path) -> dict[str, Any]:
     }
 
 
-def _field_schema(schema: dict[str, Any], field: str) -> dict[str, Any]:
-    """Return the JSON schema of a dotted field, references and optional sections resolved."""
+def _field_schema(schema: dict[str, Any], values: Any, field: str) -> dict[str, Any]:
+    """Return the JSON schema of a dotted field: references, optional parts and parts of several kinds resolved."""
     node = schema
     for name in field.split("."):
         while "properties" not in node:
             options = [node, *node.get("anyOf", ()), *node.get("allOf", ())]
-            reference = next(option["$ref"] for option in options if "$ref" in option)
+            reference = next(
+                _reference(option, values) for option in options if {"$ref", "discriminator"} & set(option)
+            )
             node = schema["$defs"][reference.rpartition("/")[2]]
-        node = node["properties"][name]
+        node, values = node["properties"][name], values[name]
     return node
+
+
+def _reference(option: dict[str, Any], values: Any) -> str:
+    """Return the model that a part of a schema refers to; of several kinds, the one that the values are of."""
+    if "$ref" in option:
+        return str(option["$ref"])
+    kinds = option["discriminator"]
+    return str(kinds["mapping"][values[kinds["propertyName"]]])
 
 
 def _lookup(values: Any, field: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from stillhouse.contract import ConfigurationError, ExitCode, TryAgain
-from stillhouse.orchestration.describe import describe_source, mlflow_workflow_url, recipe_sources
+from stillhouse.orchestration.describe import mlflow_workflow_url, recipe_sources
 from stillhouse.orchestration.outcome import show_outcome
 from stillhouse.orchestration.places import airflow_place, workflow_run_id
 from stillhouse.orchestration.plan import plan
@@ -129,10 +129,11 @@ def _servers(
 
 def _fetch(console: Console, recipe: Recipe) -> None:
     """Fetch what the recipe names, so that it is seen to happen; the tasks find it in the cache."""
-    sources = {"teacher": recipe.teacher.source} | {n: t.source for n, t in recipe.data.named_tables().items()}
+    tables = {name: table.source for name, table in recipe.data.named_tables().items()}
+    sources = tables | ({"teacher": recipe.teacher.source} if recipe.teacher.source else {})
     for name, source in sources.items():
         if source.kind != "path":
-            with console.status(f"fetching {name}: {describe_source(source)}"):
+            with console.status(f"fetching {name}: {source.title}"):
                 fetch_source(source)
     console.print("teacher and data are at hand, and verified against their digests")
 

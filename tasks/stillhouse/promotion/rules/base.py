@@ -137,6 +137,9 @@ class Finding(NamedTuple):
 
 
 NO_CHAMPION = Finding("pass", "first model: there is no champion to compare with")
+NO_TEACHER = Finding(
+    "fail", "the teacher is a server and was not measured: compare with the start, a control or the champion instead"
+)
 
 
 class BaseRule(Config, ABC):
@@ -149,6 +152,12 @@ class BaseRule(Config, ABC):
     when: Literal["always", "first", "challenger"] = "always"
     """``first``: asked only where no model is in service yet; ``challenger``: only where one is."""
 
+    def lacking(self, evidence: Evidence) -> Finding | None:
+        """Return what follows if there is no model to compare with."""
+        if self.against_teacher and not evidence.summary.has_teacher:
+            return NO_TEACHER
+        return NO_CHAMPION if self.against_champion and not evidence.has_champion else None
+
     @abstractmethod
     def findings(self, evidence: Evidence) -> Iterator[tuple[str, Finding]]:
         """Yield each requirement, in words and numbers, with what was found. At least one."""
@@ -156,6 +165,11 @@ class BaseRule(Config, ABC):
     @property
     def against_champion(self) -> bool:
         """Whether the rule compares with the champion: a first model passes it, there being nothing to compare with."""
+        return False
+
+    @property
+    def against_teacher(self) -> bool:
+        """Whether the rule needs the teacher's figures: where the teacher is a server, nothing meets it."""
         return False
 
     def asked(self, *, has_champion: bool) -> bool:
@@ -194,11 +208,7 @@ class SuiteRule(BaseRule):
             lacking = "has this figure on no suite" if name == "every" else f"has no {name} suite"
             yield self.requirement(name, None), Finding("fail", f"the evidence {lacking}")
         for suite in chosen:
-            first = self.against_champion and not evidence.has_champion
-            yield (
-                self.requirement(suite.name, suite.metric),
-                NO_CHAMPION if first else self.find(suite, evidence),
-            )
+            yield self.requirement(suite.name, suite.metric), self.lacking(evidence) or self.find(suite, evidence)
 
     def _chosen(self, evidence: Evidence) -> Iterator[SuiteSummary]:
         for suite in evidence.summary.suites:

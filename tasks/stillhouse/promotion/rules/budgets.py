@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from stillhouse.promotion.rules.base import NO_CHAMPION, BaseRule, Evidence, Finding, OneSided
+from stillhouse.promotion.rules.base import BaseRule, Evidence, Finding, OneSided
 
 Measure = Literal["parameters", "num_bytes", "latency_p50_ms", "latency_p95_ms", "throughput"]
 
@@ -47,13 +47,17 @@ class Budget(OneSided, BaseRule):
         """Whether the bound multiplies the champion's figure."""
         return self.relative_to == "champion"
 
+    @property
+    def against_teacher(self) -> bool:
+        """Whether the bound multiplies the teacher's figure."""
+        return self.relative_to == "teacher"
+
     def findings(self, evidence: Evidence) -> Iterator[tuple[str, Finding]]:
         """Yield one finding."""
         title, form = _PHRASES[self.measure]
         side, bound = self.side
         asked = form.format(bound) if self.relative_to == "none" else f"{bound:g} x the {self.relative_to}'s"
-        first = self.against_champion and not evidence.has_champion
-        yield f"{title}: {side} {asked}", NO_CHAMPION if first else self._find(evidence, form)
+        yield f"{title}: {side} {asked}", self.lacking(evidence) or self._find(evidence, form)
 
     def _find(self, evidence: Evidence, form: str) -> Finding:
         side, bound = self.side

@@ -7,6 +7,7 @@ from pydantic import Field
 from stillhouse.contract import Estimate, Metric, SuiteSummary
 from stillhouse.promotion.rules.base import Evidence, Finding, SuiteRule, amount, signed_interval, unit_of
 from stillhouse.promotion.rules.settling import not_worse, settle
+from stillhouse.recipe import Control
 
 
 class TeacherGap(SuiteRule):
@@ -14,6 +15,11 @@ class TeacherGap(SuiteRule):
 
     kind: Literal["teacher-gap"]
     ceiling: float = Field(ge=0)
+
+    @property
+    def against_teacher(self) -> bool:
+        """True."""
+        return True
 
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""
@@ -43,25 +49,30 @@ class BeatsStart(SuiteRule):
 
 
 class BeatsControl(SuiteRule):
-    """The student is better than the control arm, which learned the same without the teacher."""
+    """The student is better than a control arm, a student of the same start that learned something else."""
 
     kind: Literal["beats-control"]
+    against: Control = "sft"
+    """``sft`` learned the same without the teacher, ``unfiltered`` as much of what the teacher wrote, unchosen."""
     margin: float = 0.0
     """The gain must exceed this; below 0, the student may be worse by less than that."""
 
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""
         if self.margin < 0:
-            return f"less than {amount(-self.margin, metric)} behind the sft arm on {suite}"
+            return f"less than {amount(-self.margin, metric)} behind the {self.against} arm on {suite}"
         more = f"by more than {amount(self.margin, metric)} " if self.margin else ""
-        return f"beats the sft arm {more}on {suite}"
+        return f"beats the {self.against} arm {more}on {suite}"
 
     def find(self, suite: SuiteSummary, evidence: Evidence) -> Finding:
         """Judge one suite."""
-        if "sft" not in evidence.summary.models:
-            reason = "the evidence has no sft arm: set distillation.control_arm, or drop the rule"
+        if self.against not in evidence.summary.models:
+            reason = (
+                f"the evidence has no {self.against} arm: ask for it in distillation.control_arm or in "
+                "synthesis.controls, or drop the rule"
+            )
             return Finding("fail", reason, bound=self.margin)
-        return settle(evidence.gain(suite, "sft"), "more than", self.margin)
+        return settle(evidence.gain(suite, self.against), "more than", self.margin)
 
 
 class NotWorseThanChampion(SuiteRule):
@@ -135,6 +146,11 @@ class Flips(SuiteRule):
     def against_champion(self) -> bool:
         """Whether the baseline is the champion."""
         return self.against == "champion"
+
+    @property
+    def against_teacher(self) -> bool:
+        """Whether the baseline is the teacher."""
+        return self.against == "teacher"
 
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""

@@ -32,6 +32,11 @@ class Bound(OneSided, SuiteRule):
             raise ValueError(f"{self.metric} can't be {bound:g}")
         return self
 
+    @property
+    def against_teacher(self) -> bool:
+        """Whether the metric is likeness to the teacher."""
+        return self.metric in ("agreement", "kl", "overlap")
+
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""
         side, bound = self.side
@@ -66,6 +71,11 @@ class Retention(SuiteRule):
             raise ValueError("the mean is over every suite: leave 'suites' out")
         return self
 
+    @property
+    def against_teacher(self) -> bool:
+        """True."""
+        return True
+
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""
         what = unit_of(metric) or "figures"
@@ -80,7 +90,7 @@ class Retention(SuiteRule):
         if self.across == "each":
             yield from super().findings(evidence)
         else:
-            yield self.requirement("average over all suites", None), self._mean(evidence)
+            yield self.requirement("average over all suites", None), self.lacking(evidence) or self._mean(evidence)
 
     def find(self, suite: SuiteSummary, evidence: Evidence) -> Finding:
         """Judge one suite."""
@@ -105,6 +115,11 @@ class OodDrop(SuiteRule):
     suites: Annotated[str, Field(pattern=r"^(shifted|challenge|perturbed|away|only:[a-z0-9-]+)$")] = "away"
     margin: float = Field(ge=0)
     """Most that the student may lose beyond the teacher's own loss, in the suite's metric."""
+
+    @property
+    def against_teacher(self) -> bool:
+        """True."""
+        return True
 
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""

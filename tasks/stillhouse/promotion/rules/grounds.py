@@ -5,18 +5,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stillhouse.contract import Metric, SuiteSummary
+from stillhouse.contract import CheckName, Metric, SuiteSummary
 from stillhouse.promotion.rules.base import BaseRule, Evidence, Finding, SuiteRule, Suites, amount, is_finite
 from stillhouse.promotion.rules.settling import noninferiority_power
-
-Check = Literal["leakage", "contamination", "coverage"]
 
 
 class Integrity(BaseRule):
     """Each named check was made and passed. One that was not made fails, one with a warning is inconclusive."""
 
     kind: Literal["integrity"]
-    checks: tuple[Check, ...] = Field(min_length=1)
+    checks: tuple[CheckName, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _checks_are_distinct(self) -> Self:
@@ -29,7 +27,7 @@ class Integrity(BaseRule):
         for name in self.checks:
             yield f"the {name} check passes", self._find(name, evidence)
 
-    def _find(self, name: Check, evidence: Evidence) -> Finding:
+    def _find(self, name: CheckName, evidence: Evidence) -> Finding:
         made = [check for check in evidence.checks if check.name == name]
         if not made:
             return Finding("fail", f"the evidence has no {name} check")
@@ -79,6 +77,11 @@ class MinimumPower(SuiteRule):
     def against_champion(self) -> bool:
         """Whether the baseline is the champion."""
         return self.against == "champion"
+
+    @property
+    def against_teacher(self) -> bool:
+        """Whether the baseline is the teacher."""
+        return self.against == "teacher"
 
     def requirement(self, suite: str, metric: Metric | None) -> str:
         """Say what the rule asks for on ``suite``."""

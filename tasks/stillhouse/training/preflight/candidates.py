@@ -84,7 +84,7 @@ def candidates(recipe: Recipe, workspace: Path) -> list[Candidate]:
         ConfigurationError: A model can't be read, is too shallow for the student or too deep for an assistant, or
             reads other tokens where losses per token are compared.
     """
-    own = recipe.teacher.source
+    own = recipe.teacher.weights
     folder = obtain_model_folder(fetch_source(own), workspace / RECIPE_TEACHER)
     depth, size = _depth(folder), recipe.student.layers
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from stillhouse.contract import ProbeModel, Progress
 from stillhouse.evaluation import score
 from stillhouse.evaluation.language import score_language
-from stillhouse.losses import Arm
 from stillhouse.models import (
     Document,
     Likelihoods,
@@ -30,9 +30,8 @@ from stillhouse.models import (
 )
 from stillhouse.recipe import PathSource, Recipe
 from stillhouse.store import describe_tree
-from stillhouse.teacher import SparseCache, TeacherCache
 from stillhouse.training.distill import prepare_teacher, start_student, train_arm
-from stillhouse.training.knowledge import open_cache, recipe_documents, write_shard
+from stillhouse.training.knowledge import OpenedCache, open_cache, recipe_documents, write_shard
 from stillhouse.training.preflight.candidates import Candidate
 from stillhouse.training.preflight.meter import Meter
 
@@ -89,7 +88,7 @@ def run_probe(recipe: Recipe, candidate: Candidate, sample: Sample, *, workspace
         # By the recipe's own seed, which hides the same tokens of a masked language model in every repeat.
         records = [_guess(recipe, teacher, tokenizer, sample), _judge(recipe, "teacher", teacher, tokenizer, sample)]
     size = _parameters(start.model)
-    arms: tuple[Arm, ...] = ("sft", "kd")
+    arms: tuple[Literal["sft", "kd"], ...] = ("sft", "kd")
     for arm in arms:
         with meter.part(candidate.name(f"the student learns, {arm}"), work["arm"]) as on_progress:
             outcome = train_arm(
@@ -163,7 +162,7 @@ def _answers(
     sample: Sample,
     home: Path,
     on_progress: Callable[[Progress], None],
-) -> TeacherCache | SparseCache:
+) -> OpenedCache:
     """Let the teacher score the repeat's rows."""
     teacher_sha256, folder = describe_tree(home / "model").sha256, home / "cache"
     write_shard(

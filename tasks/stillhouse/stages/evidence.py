@@ -1,0 +1,145 @@
+"""What the stage ``decide`` is given: the reports of earlier stages, and what they say together."""
+
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from pydantic import BaseModel
+
+from stillhouse.contract import (
+    EvaluationSummary,
+    IntegrityCheck,
+    Preflight,
+    SynthesisReport,
+    TermsReport,
+    Timings,
+    TrainingHistory,
+    compare,
+)
+from stillhouse.data.report import CheckResult, ValidationReport
+from stillhouse.evaluation import TableFacts, TaskCost
+from stillhouse.stages.context import StageContext
+from stillhouse.stages.records import read_records, read_result
+
+Report = TypeVar("Report", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reports:
+    """The reports, as their stages wrote them. None or empty: the workflow has no such stage."""
+
+    summary: EvaluationSummary
+    timings: Timings
+    validation: ValidationReport
+    terms: TermsReport | None
+    synthesis: SynthesisReport | None
+    curated: ValidationReport | None
+    """The checks of the written data."""
+    histories: dict[str, TrainingHistory]
+    """By arm, the candidate first."""
+    preflight: Preflight | None
+
+    @classmethod
+    def read(cls, context: StageContext) -> Self:
+        """Read the inputs of the task.
+
+        Raises:
+            ConfigurationError: One that every workflow has is missing.
+            IntegrityError: The bytes of one differ from their digest.
+        """
+        histories = {arm: _optional(context, f"history-{arm}", TrainingHistory) for arm in context.recipe.arms}
+        return cls(
+            summary=_read(context, "summary", EvaluationSummary),
+            timings=_read(context, "timings", Timings),
+            validation=_read(context, "validation", ValidationReport),
+            terms=_optional(context, "terms", TermsReport),
+            synthesis=_optional(context, "synthesis", SynthesisReport),
+            curated=_optional(context, "curated", ValidationReport),
+            histories={arm: history for arm, history in histories.items() if history},
+            preflight=_optional(context, "preflight", Preflight),
+        )
+
+    @property
+    def integrity(self) -> list[IntegrityCheck]:
+        """Everything that must be in order before a figure counts; of one name there may be several."""
+        candidate = self.histories.get(self.summary.candidate)
+        canary = candidate.canary_rows if candidate else None
+        return [
+            *([self.terms.integrity] if self.terms else []),
+            *self.validation.integrity,
+            *(_of_written(check) for check in (self.curated.integrity if self.curated else ())),
+            *([self.synthesis.integrity] if self.synthesis else []),
+            *([_canary(canary)] if canary else []),
+        ]
+
+    @property
+    def checks(self) -> list[CheckResult]:
+        """The checks of all sets, those of the written one under names that say so."""
+        written = self.curated.checks if self.curated else ()
+        renamed = (check.model_copy(update={"table": f"{check.table}, written"}) for check in written)
+        return [*self.validation.checks, *renamed]
+
+    @property
+    def foretold(self) -> str:
+        """What became of the prediction that was made before this run; empty if there was none."""
+        return compare(self.preflight, self.summary).statement if self.preflight else ""
+
+
+def table_facts(context: StageContext, reports: Reports) -> list[TableFacts]:
+    """Return the sets of the run, each with where it comes from."""
+    recipe, inputs = context.recipe, context.request.inputs
+    named = recipe.data.named_tables()
+    facts = [
+        TableFacts(
+            name=name,
+            num_rows=found.rows,
+            sha256=inputs[f"data-{name}"].sha256,
+            licence=named.get(name, recipe.data.train).licence,
+            origin=named.get(name, recipe.data.train).origin,
+        )
+        for name, found in reports.validation.tables.items()
+        if f"data-{name}" in inputs
+    ]
+    if reports.synthesis and "data-curated" in inputs:
+        written = TableFacts(
+            name="train, written",
+            num_rows=reports.synthesis.rows["train"],
+            sha256=inputs["data-curated"].sha256,
+            licence=recipe.teacher.licence,
+            origin=f"written by {reports.synthesis.teacher}",
+        )
+        facts.append(written)
+    return facts
+
+
+def task_costs(context: StageContext) -> dict[str, TaskCost]:
+    """Return what each task of this run took when its result was made, by task id."""
+    tasks = read_records(context.store, context.request.run_id)
+    results = {name: read_result(record.result) for name, record in tasks.items() if record.result}
+    return {
+        name: TaskCost(
+            seconds=result.seconds,
+            cpu_seconds=result.cpu_seconds,
+            device_seconds=result.device_seconds,
+            peak_memory_bytes=result.peak_memory_bytes,
+            cost=result.cost,
+        )
+        for name, result in results.items()
+    }
+
+
+def _read(context: StageContext, name: str, kind: type[Report]) -> Report:
+    return kind.model_validate_json(context.input(name).read_bytes())
+
+
+def _optional(context: StageContext, name: str, kind: type[Report]) -> Report | None:
+    return _read(context, name, kind) if name in context.request.inputs else None
+
+
+def _of_written(check: IntegrityCheck) -> IntegrityCheck:
+    return check.model_copy(update={"detail": f"of what the teacher wrote: {check.detail}"})
+
+
+def _canary(rows: int) -> IntegrityCheck:
+    """A row that disagrees stops the training, so a history that counts them is the proof that none did."""
+    detail = f"{rows:,} rows of the teacher's cache were scored again before the training, and agreed"
+    return IntegrityCheck(name="canary", outcome="pass", detail=detail)
