@@ -361,7 +361,10 @@ def make_inputs(summary: EvaluationSummary, **changes: Any) -> ReportInputs:
         "summary": summary,
         "timings": TIMINGS,
         "records": pa.table({"model": ["kd"], "loss": [1.0]}) if is_language else make_classified_records(summary),
-        "histories": {"kd": make_history("ce", "kd", "hidden"), "sft": make_history("ce")},
+        "histories": {
+            "kd": make_history("ce", "kd", "hidden", held_out=is_language),
+            "sft": make_history("ce", held_out=is_language),
+        },
         "tables": [TableFacts(name="train", num_rows=7422, sha256="d" * 64, licence="MIT", origin="a <b>t|st</b>")],
         "checks": [
             SimpleNamespace(table="train", requirement="labels are balanced", severity="warning", success=False,

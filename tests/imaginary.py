@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from stillhouse.contract import HistoryPoint, ModelTiming, Timings, TrainingHistory
+from stillhouse.contract import HistoryPoint, ModelTiming, Timings, TrainingHistory, ValidationPoint
 from stillhouse.evaluation import SuiteInfo, score
 from stillhouse.models import Predictions
 
@@ -70,8 +70,8 @@ def make_records(
     return pa.concat_tables(tables)
 
 
-def make_history(*terms: str, steps: int = 40) -> TrainingHistory:
-    """Return curves that fall."""
+def make_history(*terms: str, steps: int = 40, held_out: bool = False) -> TrainingHistory:
+    """Return curves that fall, the loss on held-out data among them if it was measured."""
     points = [
         HistoryPoint(
             step=step,
@@ -83,4 +83,9 @@ def make_history(*terms: str, steps: int = 40) -> TrainingHistory:
         )
         for step in range(1, steps + 1)
     ]
-    return TrainingHistory(total_steps=steps, points=tuple(points))
+    validation = [
+        ValidationPoint(step=step, tokens=4096 * step, loss=2.5 + 7.4 / (1 + step), targets=900)
+        for step in range(0, steps + 1, 5)
+        if held_out
+    ]
+    return TrainingHistory(total_steps=steps, points=tuple(points), validation=tuple(validation))

@@ -30,6 +30,31 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
     assert "quickstart" in answer.stderr
 
 
+def test_the_check_says_what_the_terms_policy_says_of_every_teacher(workflow: Path) -> None:
+    other = "preflight.teachers=[{name: other, source: {kind: path, path: teacher}, licence: gemma}]"
+    checked = stillhouse("recipe", "check", str(workflow), "--set", "teacher.licence=llama2", "--set", other)
+    assert checked.returncode == ExitCode.OK, checked.stderr
+    denied, candidate = checked.stdout.splitlines()[1:]
+    assert denied.startswith("✗ NOT PERMITTED: teacher teacher: denied for commercial use under licence 'llama2'")
+    assert candidate.startswith("✗ NOT PERMITTED: candidate-teacher teacher: needs a sign-off")
+    assert "✓ teacher teacher: allowed" in stillhouse("recipe", "check", str(workflow)).stdout
+
+
+def test_a_preflight_refuses_a_candidate_that_is_not_permitted(workflow: Path, tmp_path: Path) -> None:
+    other = "preflight.teachers=[{name: other, source: {kind: path, path: teacher}, licence: llama2}]"
+    places = ("--store", str(tmp_path / "store"), "--work", str(tmp_path / "work"))
+    answer = stillhouse("preflight", str(workflow), "--set", other, *places)
+    assert answer.returncode == ExitCode.NOT_PERMITTED
+    assert answer.stderr.count("\n") == 1
+    assert "candidate-teacher teacher: denied" in answer.stderr
+
+
+def test_lineage_without_a_server_says_what_to_set() -> None:
+    answer = stillhouse("lineage", "gpt-4o")
+    assert answer.returncode == ExitCode.CONFIGURATION
+    assert "MLFLOW_TRACKING_URI" in answer.stderr
+
+
 def test_a_bad_value_is_refused_by_field() -> None:
     answer = stillhouse("recipe", "check", "quickstart", "--set", "distillation.alpha=1.5")
     assert answer.returncode == ExitCode.CONFIGURATION

@@ -45,6 +45,7 @@ def test_another_sample_of_the_same_distribution_is_covered_and_not_told_apart()
     assert figures["auroc"].low <= 0.5 <= figures["auroc"].high
     assert figures["length_distance"].low == 0
     assert figures["script_distance"].value == 0
+    assert figures["language_distance"].low == 0
     assert "label_distance" not in figures
     assert figures["auroc"].num_train == 300  # the other half fitted the space
     assert figures["coverage"].num_reference == 300
@@ -75,6 +76,21 @@ def test_texts_in_another_script_are_seen_by_every_figure_that_should() -> None:
     assert figures["coverage"].value == 0
     assert figures["script_distance"].value == 1
     assert figures["length_distance"].value < 0.2
+
+
+GERMAN = "der die das und nicht aber sehr gut schlecht Film Geschichte Schauspieler ist war ein eine mit über".split()
+
+
+@pytest.mark.parametrize(("foreign", "expected"), [(0, 0.0), (90, 0.3), (300, 1.0)])
+def test_texts_in_another_language_of_the_same_script_are_seen(foreign: int, expected: float) -> None:
+    sentences = [f"This is the story of {noun} and of what came of it, and it was not very good" for noun in FILMS]
+    ours = [f"{sentence}, {number}" for number in range(20) for sentence in sentences]
+    random_german = random.Random(3)
+    theirs = [" ".join(random_german.choices(GERMAN, k=14)) for _ in range(foreign)] + ours[: 300 - foreign]
+    figure = _measure(theirs, ours)["language_distance"]
+    assert figure.value == pytest.approx(expected, abs=0.05)
+    assert figure.low <= expected <= figure.high
+    assert _measure(theirs, ours)["script_distance"].value == 0
 
 
 def test_longer_texts_are_told_by_their_length() -> None:

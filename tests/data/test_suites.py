@@ -232,9 +232,9 @@ FOREIGN = [f"{SECRET} something else entirely, about number {n} and more than th
 def test_a_reference_like_the_training_data_passes_and_its_figures_are_kept(tmp_path: Path) -> None:
     report = _covered(ALIKE)
     reject_if_critical(report)
-    assert set(report.coverage) == {"coverage", "auroc", "length_distance", "script_distance"}
+    assert set(report.coverage) == {"coverage", "auroc", "length_distance", "script_distance", "language_distance"}
     checks = {check.name: check for check in report.checks if check.name.startswith("coverage")}
-    assert set(checks) == {"coverage", "coverage-auroc", "coverage-length", "coverage-script"}
+    assert set(checks) == {"coverage", "coverage-auroc", "coverage-length", "coverage-script", "coverage-language"}
     assert {check.table for check in checks.values()} == {"train"}
     assert checks["coverage"].observed == report.coverage["coverage"].value
     assert _integrity(report)["coverage"][0] == "pass"
@@ -266,10 +266,10 @@ def test_a_missed_bound_of_coverage_is_a_warning_if_the_recipe_says_so() -> None
     assert _integrity(report)["coverage"][0] == "warn"
 
 
-def test_another_script_in_the_reference_is_a_warning_only() -> None:
+def test_another_script_or_language_in_the_reference_is_a_warning_only() -> None:
     report = _covered([f"это другой текст {n}" for n in range(100)], min_coverage=0, max_auroc=1, max_length_distance=1)
     reject_if_critical(report)
-    assert [check.name for check in report.warnings] == ["coverage-script"]
+    assert [check.name for check in report.warnings] == ["coverage-script", "coverage-language"]
 
 
 def test_a_perturbed_set_may_hold_texts_twice_and_must_differ() -> None:

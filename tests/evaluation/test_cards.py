@@ -9,6 +9,7 @@ import yaml
 from findings import classified, language, make_decision, make_inputs, written
 
 from stillhouse.evaluation import ReportInputs, render_card, render_model_card
+from stillhouse.recipe import RationalesConfig
 from stillhouse.recipe.sources import HubSource, PathSource
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,25 @@ def test_the_card_of_a_run_with_a_server_as_teacher_compares_with_the_start() ->
     assert "large-1 at teacher.example" in card
     assert "| this model | before it learned |" in card
     assert "kept, or difference" not in card
+    for part in (
+        "large-1 at teacher.example wrote 302,511 tokens in 3,000 answers, for 1.84",
+        "The filter that took away most is verifier: 1,284 of 2,926.",
+        "The loss was cross-entropy with the teacher's words.",
+        "- large-1 at teacher.example: Own terms 1.0, needs-sign-off for internal use, signed off by A. Counsel",
+        "It learned from texts that large-1 at teacher.example wrote",
+    ):
+        assert part in card
     assert render_card(make_decision(summary), summary).startswith("## ❌ Reject")
+
+
+def test_the_card_says_what_was_minimised(inputs: ReportInputs) -> None:
+    told = render_model_card(inputs)
+    alpha = inputs.recipe.distillation.alpha
+    assert f"The loss was {alpha} × cross-entropy with the labels + {1 - alpha:g} × T² × forward-kl" in told
+    weighted = RationalesConfig(label_weight=0.3)
+    written_recipe = make_inputs(written()).recipe.model_copy(update={"synthesis": weighted})
+    told = render_model_card(replace(make_inputs(written()), recipe=written_recipe))
+    assert "0.3 × cross-entropy with the labels + 0.7 × cross-entropy with the rationales" in told
 
 
 def test_equal_evidence_gives_equal_cards_wherever_the_files_lie(inputs: ReportInputs) -> None:

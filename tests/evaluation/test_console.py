@@ -3,7 +3,7 @@
 from io import StringIO
 
 import pytest
-from findings import TIMINGS, classified, language, make_decision, written
+from findings import TIMINGS, classified, language, make_decision, make_synthesis, written
 from rich.console import Console
 
 from stillhouse.contract import Decision, EvaluationSummary
@@ -12,7 +12,8 @@ from stillhouse.evaluation import render_text
 
 def printed(summary: EvaluationSummary, width: int, decision: Decision | None = None) -> str:
     console = Console(width=width, record=True, file=StringIO())
-    console.print(render_text(summary, TIMINGS, decision or make_decision(summary)))
+    synthesis = None if summary.has_teacher else make_synthesis()
+    console.print(render_text(summary, TIMINGS, decision or make_decision(summary), synthesis))
     return console.export_text()
 
 
@@ -58,3 +59,15 @@ def test_a_run_of_one_model_on_one_suite_is_told_too() -> None:
         update={"models": ("kd",), "suites": (home,), "comparisons": (), "retention": {}, "mean_retention": None}
     )
     assert "0.852 ±0.023" in printed(alone, 80, make_decision(summary))
+
+
+def test_what_the_teacher_wrote_is_told_in_short() -> None:
+    text = printed(written(), 120)
+    for part in (
+        "What the teacher wrote",
+        "48.0 % left",
+        "56.1 % [53.0, 59.2] of 2,890 traces",
+        "took away most is verifier",
+    ):
+        assert part in text
+    assert "What the teacher wrote" not in printed(classified(), 120)

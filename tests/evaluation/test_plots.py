@@ -1,9 +1,10 @@
 """Plots show what they should, with equal bytes for equal evidence, in colours that the page can swap."""
 
+import math
 import re
 
 import pytest
-from findings import TIMINGS, classified, language, make_classified_records
+from findings import TIMINGS, classified, language, make_classified_records, make_synthesis
 from hypothesis import given
 from hypothesis import strategies as st
 from imaginary import make_history
@@ -11,7 +12,11 @@ from imaginary import make_history
 from stillhouse.contract import EvaluationSummary
 from stillhouse.evaluation.plots import (
     MODEL_COLOURS,
+    compound_errors,
     drops_away,
+    first_wrong_steps,
+    funnel,
+    held_out_curves,
     loss_curves,
     pareto_front,
     quality_against,
@@ -42,6 +47,46 @@ def test_every_term_has_its_curves() -> None:
     figures = loss_curves({"kd": make_history("ce", "kd", "hidden", "zeta"), "sft": make_history("ce")})
     assert list(figures) == ["loss", "ce", "kd", "hidden", "zeta"]
     assert [len(figure.axes[0].get_lines()) for figure in figures.values()] == [2, 2, 1, 1, 1]
+
+
+def test_held_out_loss_is_drawn_over_the_tokens_that_were_seen() -> None:
+    histories = {"kd": make_history("ce", held_out=True), "sft": make_history("ce")}
+    figures = held_out_curves(histories, perplexity=True)
+    assert list(figures) == ["loss", "perplexity"]
+    (line,) = figures["perplexity"].axes[0].get_lines()
+    assert list(line.get_xdata()) == [4096 * step for step in range(0, 41, 5)]
+    assert line.get_ydata()[0] == pytest.approx(math.exp(9.9))
+    assert list(held_out_curves(histories, perplexity=False)) == ["loss"]
+    assert held_out_curves({"sft": histories["sft"]}, perplexity=True) == {}
+
+
+def test_the_funnel_ends_with_what_was_kept() -> None:
+    report = make_synthesis()
+    (ax,) = funnel(report).axes
+    widths = [bar.get_width() for bar in ax.patches]
+    assert widths == sorted(widths, reverse=True)
+    assert (widths[0], widths[-1], len(widths)) == (3000, report.kept, 1 + len(report.filters))
+
+
+def test_accuracy_is_drawn_against_length_with_its_interval() -> None:
+    audit = make_synthesis().audit
+    assert audit is not None
+    (ax,) = compound_errors(audit).axes
+    lines = {container.get_label(): container for container in ax.containers}
+    points = lines["right answers"].lines[0]
+    assert list(points.get_ydata()) == [found.accuracy.value for found in audit.by_length]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1–40", "41–80", "81–160", "161–400"]
+    unchecked = [found.model_copy(update={"step_accuracy": None}) for found in audit.by_length]
+    (ax,) = compound_errors(audit.model_copy(update={"by_length": tuple(unchecked)})).axes
+    assert [container.get_label() for container in ax.containers] == ["right answers"]
+
+
+def test_the_last_bar_of_first_wrong_steps_holds_all_later_ones() -> None:
+    audit = make_synthesis().audit
+    assert audit is not None
+    (ax,) = first_wrong_steps(audit).axes
+    assert [bar.get_height() for bar in ax.patches] == list(audit.first_wrong)
+    assert ax.get_xticklabels()[-1].get_text() == "8+"
 
 
 def test_reliability_follows_the_records() -> None:

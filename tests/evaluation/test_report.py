@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from findings import classified, language, make_inputs, written
+from findings import classified, language, make_inputs, make_synthesis, written
 
 from stillhouse.contract import Decision, EvaluationSummary, Timings, pretty_json
 from stillhouse.evaluation import render_report
@@ -124,6 +124,46 @@ def test_a_teacher_that_is_a_server_is_nowhere_compared_with() -> None:
         "kd's drop",
     ):
         assert present in text
+
+
+def test_what_the_teacher_wrote_and_how_its_reasoning_holds() -> None:
+    text = words(rendered("written"))
+    parts = (
+        "What the teacher wrote large-1 at teacher.example was asked",
+        "verifier 2,926 1,284 43.9 %",
+        "kept 1,441 — 48.0 % left",
+        "train what the candidate learns 1,441 150,312 0.412 0.731 0.347 0.0 %",
+        "of them answered before 1,200 and not asked again",
+        "paid 1.84",
+        "How its reasoning holds 56.1 % [53.0, 59.2] of 2,890 traces end in the right answer.",
+        "Of traces of 1–40 words 71.0 % are right, of those of 161–400 words 20.0 %.",
+        "chance that a step is right 96.4 %",
+        "Perplexity on held-out texts",
+        "student (kd) 163,840 9.900 perplexity 19,930.4 2.680",
+        "Teachers and their terms",
+        "✓ signed off A. Counsel, LEGAL-17, 2026-11-21",
+        "https://teacher.example/terms · read on 2026-11-20",
+        "elder-2 teacher of what this run starts from ✓ allowed",
+    )
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_run_without_a_writing_teacher_says_nothing_of_it() -> None:
+    text = words(rendered("classified"))
+    for absent in ("What the teacher wrote", "How its reasoning holds", "held-out texts"):
+        assert absent not in text
+    assert "Teachers and their terms" in text
+
+
+def test_a_written_set_needs_neither_filters_nor_reasoning() -> None:
+    bare = make_synthesis(filters=(), rating=None, audit=None, diversity={}, kind="answers")
+    html = render_report(replace(MADE["written"], synthesis=bare, terms=None))
+    assert Page(html).open == []
+    text = words(html)
+    assert "What the teacher wrote" in text
+    assert "How its reasoning holds" not in text
+    assert "distinct-1" not in text
 
 
 def test_a_classifier_has_flips_calibration_fidelity_scope_and_labels() -> None:

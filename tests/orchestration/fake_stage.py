@@ -30,6 +30,7 @@ from stillhouse.contract import (
 from stillhouse.orchestration.plan import plan
 from stillhouse.stages import CATALOG, StageContext, StageOutcome, run_stage, stop_on_sigterm
 from stillhouse.store import locate
+from stillhouse.teacher.terms import load_terms, terms_report
 
 ALWAYS = {"decide": ("decision", "card", "report"), "promote": ("promotion",)}
 
@@ -88,6 +89,8 @@ def content(context: StageContext, name: str, told: dict[str, object]) -> bytes:
         return pretty_json(promotion())
     if name == "timings":
         return pretty_json(timings())
+    if name == "terms":
+        return pretty_json(terms_report(context.recipe, policy=load_terms()))
     return pretty_json({"task": context.request.task_id, "output": name})
 
 

@@ -48,6 +48,15 @@ def test_bad_value_is_refused_before_the_run(recipe_file: Path, field: str, valu
         params.update({field: value})
 
 
+def test_the_form_offers_the_gates_policies_and_not_the_terms_policy(recipe_file: Path) -> None:
+    policy = Path(load_recipe(recipe_file).gate.policy)
+    for name in ("stricter.yaml", "terms.yaml"):
+        (policy.parent / name).write_text("name: other\n")
+    offered = recipe_params(load_recipe(recipe_file))["gate.policy"].schema["enum"]
+    assert {Path(choice).name for choice in offered} >= {policy.name, "stricter.yaml"}
+    assert "terms.yaml" not in {Path(choice).name for choice in offered}
+
+
 def test_field_of_an_absent_section_is_not_offered(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, {"teacher.finetune": None})
 

@@ -271,3 +271,25 @@ def test_a_person_is_known_by_name_whatever_its_case() -> None:
     assert same_person("Ada ", "ada")
     assert not same_person("ada", "bob")
     assert not same_person("ada", None)
+
+
+def test_teachers_are_in_the_chain_and_entries_without_them_keep_their_digest(ledger: Ledger, store: FileStore) -> None:
+    promote(ledger, 1)
+    artifact = model(2)
+    entry = ledger.append_promotion(
+        ledger.verify(),
+        artifact=artifact,
+        registered_version=2,
+        champion_before=1,
+        decision_sha256=artifact.sha256,
+        run_id="run-2",
+        approval=Approval(
+            mode="auto", who="toy", when=datetime(2026, 11, 24, tzinfo=UTC), decision_sha256=artifact.sha256
+        ),
+        teachers=("gpt-4o at api.openai.com",),
+    )
+    first, _, second = ledger.verify().entries
+    assert second == entry
+    assert b"teachers" not in store.get("ledger/toy/00000001.json")
+    assert first.digest == sha256_of(canonical_json(json.loads(store.get("ledger/toy/00000001.json"))))
+    assert json.loads(store.get("ledger/toy/00000003.json"))["teachers"] == ["gpt-4o at api.openai.com"]

@@ -15,12 +15,15 @@ from tiny import write_teacher
 
 from stillhouse.contract import Artifact, ConfigurationError, ExitCode, IntegrityError, TryAgain
 from stillhouse.promotion.ledger import Approval, Ledger
+from stillhouse.promotion.lineage import TEACHERS_TAG
 from stillhouse.promotion.production import COPIED_FROM_TAG, copy_to_production
 from stillhouse.promotion.registry import DIGEST_TAG, SIGNATURE_TAG, Registry
 from stillhouse.promotion.signing import SIGNING_KEY, SigningKeys, generate_key
 from stillhouse.promotion.verify import verify_model
 from stillhouse.recipe import ProductionConfig
 from stillhouse.store import FileStore, describe_tree, fetch_artifact, save_tree
+
+TEACHERS = '[{"licence":"MIT","provider":null,"teacher":"big"}]'
 
 
 class Killed(BaseException):
@@ -67,7 +70,7 @@ class House:
         path = write_teacher(self.folder / f"plain-{seed}", layers=1, seed=seed)
         artifact = save_tree(self.store, f"models/{seed}", path)
         model = fetch_artifact(artifact, self.folder / "cache")
-        tags = {"stillhouse.recipe": "toy"}
+        tags = {"stillhouse.recipe": "toy", TEACHERS_TAG: TEACHERS}
         return self.source.register(
             self.name, model, artifact, tags, mlflow_run_id=self.run_id, card="# A card"
         ), artifact
@@ -119,6 +122,7 @@ def test_a_copy_is_the_same_signed_model_and_loads_for_its_users(
     copy = client.get_model_version_by_alias(name, "champion")
     expected = {
         "stillhouse.recipe": "toy",
+        TEACHERS_TAG: TEACHERS,
         DIGEST_TAG: house.artifact.sha256,
         SIGNATURE_TAG: house.keys.fingerprint,
         COPIED_FROM_TAG: f"models:/{house.name}/1",

@@ -1,12 +1,25 @@
+import csv
 from pathlib import Path
 
 import pytest
 import yaml
 
-from stillhouse.recipe import RecipeError, WheelSource, load_recipe, new_recipe
+from stillhouse.recipe import PathSource, ReasoningSource, RecipeError, WheelSource, load_recipe, new_recipe
+from stillhouse.recipe.synthesis import TextbookConfig
 
 RECIPES = Path(__file__).parents[2] / "dags" / "recipes"
-NAMES = ("editorials", "quickstart", "questions", "questions-fine")
+NAMES = (
+    "editorials",
+    "quickstart",
+    "questions",
+    "questions-fine",
+    "distilbert",
+    "distilbert-sentiment",
+    "tinyllama",
+    "phi",
+    "deepseek-r1",
+    "step-by-step",
+)
 
 
 def test_the_shipped_recipes_are_the_ones_we_know() -> None:
@@ -21,16 +34,28 @@ def test_a_shipped_recipe_loads_and_is_named_like_its_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_recipe_needs_nothing_but_pinned_packages(name: str) -> None:
+def test_a_shipped_recipe_needs_nothing_but_pinned_packages_and_what_lies_beside_it(name: str) -> None:
     recipe = load_recipe(RECIPES / f"{name}.yaml")
-    sources = [recipe.teacher.source, *(table.source for table in recipe.data.named_tables().values())]
-    assert all(isinstance(source, WheelSource) for source in sources)
+    models = [recipe.teacher.source or recipe.student.source]
+    for source in [*models, *(table.source for table in recipe.data.named_tables().values())]:
+        if isinstance(source, PathSource):
+            assert Path(source.path).parent == RECIPES
+        else:
+            assert isinstance(source, WheelSource | ReasoningSource)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_promotes_into_a_model_of_its_own(name: str) -> None:
     models = {other: load_recipe(RECIPES / f"{other}.yaml").promotion.model for other in NAMES}
     assert list(models.values()).count(models[name]) == 1
+
+
+def test_the_topics_are_distinct_and_phi_asks_about_each_of_them_equally_often() -> None:
+    recipe = load_recipe(RECIPES / "phi.yaml")
+    assert isinstance(recipe.synthesis, TextbookConfig)
+    topics = list(csv.DictReader((RECIPES / "topics.csv").open(encoding="utf-8")))
+    assert len({row["id"] for row in topics}) == len({row["topic"] for row in topics}) == len(topics) == 80
+    assert recipe.synthesis.passages % len(topics) == 0
 
 
 def test_the_coarse_question_labels_are_the_prefixes_of_the_fine_ones() -> None:

@@ -1,5 +1,6 @@
 """What stage ``promote`` asks for before it talks to any server, and what it writes on a version."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from stillhouse.contract import Decision, NotPermitted, StageRequest, pretty_json
+from stillhouse.contract import Decision, NotPermitted, StageRequest, TermsReport, pretty_json
 from stillhouse.recipe import load_recipe
 from stillhouse.stages import StageContext, promote
 from stillhouse.store import FileStore, save_bytes
+from stillhouse.teacher.terms import load_terms, terms_report
 
 DECISION = Decision(
     verdict="promote",
@@ -40,6 +42,7 @@ def asked(workflow: Path, tmp_path: Path) -> Run:
         recipe = load_recipe(workflow, overrides={"promotion.approval": mode})
         store = FileStore(tmp_path / "store")
         decision = save_bytes(store, "decision.json", pretty_json(DECISION))
+        terms = save_bytes(store, "terms.json", pretty_json(terms_report(recipe, policy=load_terms())))
         other = save_bytes(store, "other", b"another model than the decision's")
         request = StageRequest(
             stage="promote",
@@ -47,7 +50,7 @@ def asked(workflow: Path, tmp_path: Path) -> Run:
             task_id="promote",
             recipe=recipe.model_dump(mode="json"),
             parameters={"approval": approval},
-            inputs={"decision": decision, "model": other, "model-card": other, "train": other},
+            inputs={"decision": decision, "model": other, "model-card": other, "train": other, "terms": terms},
             store=store.root,
             tracking_uri="http://127.0.0.1:9",
         )
@@ -90,11 +93,15 @@ def test_the_ledger_learns_who_approved_and_who_triggered() -> None:
 
 def test_a_version_says_where_it_comes_from(asked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     context = asked(None, "auto")
-    tags = promote._tags(context, DECISION)
+    terms = TermsReport.model_validate_json(context.input("terms").read_bytes())
+    tags = promote._tags(context, DECISION, terms)
     assert tags["stillhouse.decision_sha256"] == DECISION.digest
     assert tags["stillhouse.train_sha256"] == context.request.inputs["train"].sha256
     assert tags["stillhouse.teacher_licence"] == context.recipe.teacher.licence
     assert '"kind"' in tags["stillhouse.teacher"]
+    assert json.loads(tags["stillhouse.teachers"]) == [{"teacher": "teacher", "licence": "CC0-1.0", "provider": None}]
+    assert tags["stillhouse.teacher.teacher"] == "teacher"
+    assert tags["stillhouse.terms_sha256"] == context.request.inputs["terms"].sha256
     assert "sha256 " in tags["stillhouse.code"]
     monkeypatch.setenv(promote.GIT_SHA, "abc123")
-    assert promote._tags(context, DECISION)["stillhouse.code"].endswith("git abc123")
+    assert promote._tags(context, DECISION, terms)["stillhouse.code"].endswith("git abc123")

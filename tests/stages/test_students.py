@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_language import save, texts, tiny_causal, tiny_tokenizer
 
 from stillhouse.contract import Artifact, ConfigurationError, StageRequest, TrainingHistory
-from stillhouse.data import freeze
-from stillhouse.models import documents_of, load_model, load_tokenizer
+from stillhouse.data import freeze, load_frozen
+from stillhouse.models import documents_of, load_tokenizer
 from stillhouse.recipe import CacheConfig, Recipe, parse_recipe
 from stillhouse.stages import run_stage
 from stillhouse.stages.records import read_result
@@ -36,7 +35,7 @@ def recipe_of(folder: Path, *, top_logprobs: int = 0, **sections: Any) -> Recipe
         },
         "student": {"source": {"kind": "path", "path": str(folder / "own")}, "layers": 2, "layer_map": "lower"},
         "synthesis": {"kind": "answers"},
-        "distillation": {"alpha": 0.4 if top_logprobs else 1.0, "temperature": 1.0},
+        "distillation": {"alpha": 0.0 if top_logprobs else 1.0, "temperature": 1.0},
         "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "max_tokens": 24},
         "gate": {"policy": "/policy.yaml"},
         "promotion": {"model": "toy"},
@@ -77,10 +76,6 @@ def history(outputs: dict[str, Artifact]) -> TrainingHistory:
     return TrainingHistory.model_validate_json(read_artifact(outputs["history"]))
 
 
-def rows_of(folder: Path) -> Dataset:
-    return Dataset.from_parquet(str(folder / "train.parquet"), keep_in_memory=True)
-
-
 def test_student_of_a_server_starts_from_its_own_checkpoint(folder: Path) -> None:
     inputs = {"train": given(folder, "train.parquet")}
     outputs = run(folder, recipe_of(folder), "initialise", inputs)
@@ -117,13 +112,15 @@ def test_what_a_server_reported_of_its_distributions_is_imitated(folder: Path) -
     recipe = recipe_of(folder, top_logprobs=5)
     inputs = {"train": given(folder, "train.parquet")}
     inputs["start"] = run(folder, recipe, "initialise", inputs)["model"]
-    model, tokenizer = load_model(folder / "own", task="causal-lm"), load_tokenizer(folder / "own")
+    tokenizer = load_tokenizer(folder / "own")
     identity = server_cache_identity(
         recipe, tokenizer, data_sha256=inputs["train"].sha256, vocabulary_size=len(tokenizer)
     )
-    documents = documents_of("causal-lm", tokenizer, rows_of(folder), max_tokens=24, mask_share=0.15, seed=0)
+    documents = documents_of(
+        "causal-lm", tokenizer, load_frozen(folder / "train.parquet"), max_tokens=24, mask_share=0.15, seed=0
+    )
     scored = score_documents(
-        model,
+        tiny_causal(layers=1, seed=1),
         documents,
         [list(range(len(documents)))],
         config=CacheConfig(method="top-k", samples=5),

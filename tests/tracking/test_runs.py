@@ -13,7 +13,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from servers import free_ports, mlflow_server
 
-from stillhouse.contract import Artifact, HistoryPoint, StageBug, StageResult, TrainingHistory, TryAgain
+from stillhouse.contract import (
+    Artifact,
+    HistoryPoint,
+    StageBug,
+    StageResult,
+    TrainingHistory,
+    TryAgain,
+    ValidationPoint,
+)
 from stillhouse.recipe import Recipe, parse_recipe
 from stillhouse.tracking import Tracking
 from stillhouse.tracking.content import recipe_params, result_datasets
@@ -286,3 +294,31 @@ def test_publishing_right_after_live_points_draws_each_point_once(tracking: Trac
     tracking.publish(task, result_of(), history=TrainingHistory(total_steps=len(points), points=points))
     drawn = client.get_metric_history(task, "train/loss")
     assert [metric.step for metric in drawn] == [point.step for point in points]
+
+
+def test_held_out_measurements_are_shown_over_the_steps(tracking: Tracking, client: MlflowClient) -> None:
+    tracking.open_workflow("run-1", recipe_with())
+    task = tracking.open_task("run-1", "distill-kd", "distill")
+    points = tuple(ValidationPoint(step=step, tokens=512 * step, loss=3.0 - step, targets=9) for step in (0, 2))
+    for _ in range(2):
+        tracking.publish(task, result_of(), history=HISTORY.model_copy(update={"validation": points}))
+    found = client.get_metric_history(task, "held_out/loss")
+    assert [(metric.step, metric.value) for metric in found] == [(0, 3.0), (2, 1.0)]
+    assert [metric.value for metric in client.get_metric_history(task, "held_out/tokens_seen")] == [0, 1024]
+
+
+def test_a_registered_models_figures_are_shown_on_the_model(
+    tracking: Tracking, client: MlflowClient, experiment: str
+) -> None:
+    run_id = tracking.open_workflow("run-1", recipe_with())
+    name = experiment.replace("/", "-")
+    logged = client.create_logged_model(client.get_experiment_by_name(experiment).experiment_id, source_run_id=run_id)
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.create_registered_model(name)
+    source, model_id = f"models:/{logged.model_id}", logged.model_id
+    version = int(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
+    for _ in range(2):
+        tracking.log_version_figures(run_id, name, version, {"movies/kd/accuracy": 0.87})
+    metrics = client.get_logged_model(logged.model_id).metrics
+    assert [(metric.key, metric.value) for metric in metrics or ()] == [("movies/kd/accuracy", 0.87)]
+    assert len(client.get_metric_history(run_id, "movies/kd/accuracy")) == 1

@@ -13,8 +13,8 @@ import great_expectations.expectations as gxe
 from stillhouse.data.prepare import held_out_of, labels_of
 from stillhouse.recipe import ContaminationConfig, CoverageConfig, DataChecks, DataConfig
 
-MAX_SCRIPT_DISTANCE = 0.1
-"""Between the mixes of scripts of train and reference; more of it is worth a warning."""
+MAX_MIX_DISTANCE = 0.1
+"""Between the mixes of scripts, or of languages, of train and reference; more of it is worth a warning."""
 COVERAGE_ACTION = "add training data like data.coverage.reference, or correct the reference"
 
 
@@ -50,7 +50,8 @@ def build_coverage_checks(config: CoverageConfig, figures: Collection[str]) -> l
     bounds = (
         ("auroc", config.max_auroc, severity, "AUROC of a classifier that tells training texts from reference texts"),
         ("length_distance", config.max_length_distance, severity, "distance of the lengths in words"),
-        ("script_distance", MAX_SCRIPT_DISTANCE, "warning", "distance of the mixes of scripts"),
+        ("script_distance", MAX_MIX_DISTANCE, "warning", "distance of the mixes of scripts"),
+        ("language_distance", MAX_MIX_DISTANCE, "warning", "distance of the mixes of languages"),
         ("label_distance", config.max_label_distance, severity, "distance of the mixes of labels"),
     )
     checks = [_coverage_check(config.min_coverage, severity)]

@@ -4,6 +4,7 @@ spent on training."""
 import unicodedata
 from collections import Counter
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ MIN_TEXTS = 50
 MAX_TEXTS = 10_000
 """Of a set that are compared; the texts and the seed choose them."""
 MAX_CHARACTERS = 2_000
-"""Of a text that are embedded."""
+"""Of a text that are embedded, and that tell its language."""
 CONFIDENCE = 0.95
 
 
@@ -53,12 +54,14 @@ def measure_coverage(
     - ``auroc``: chance that a logistic regression, trained on other folds, holds a reference text for more like the
       reference than a training text. DeLong's interval (1988).
     - ``length_distance``: Kolmogorov-Smirnov statistic of the lengths in words, within the bounds of Massart (1990).
-    - ``script_distance``: total variation of the mixes of scripts, such as Latin; a text has its most frequent one. It
-      stands for a mix of languages, as far as they differ in script. The interval is by McDiarmid's inequality.
+    - ``script_distance``: total variation of the mixes of scripts, such as Latin; a text has its most frequent one.
+      The interval is by McDiarmid's inequality.
+    - ``language_distance``: the same of the mixes of languages, as py3langid identifies them (Lui & Baldwin 2012). On
+      short texts it errs, in both sets alike: halves of English reviews of 15 words differ by 0.02.
     - ``label_distance``: the same of the mixes of labels, where both sets have labels.
 
     Of equal texts one counts, since copies would be each other's nearest neighbours. Nothing depends on the order of
-    rows. The last three intervals hold for any distribution and are wide.
+    rows. The last four intervals hold for any distribution and are wide.
 
     Args:
         train: The training set; see `stillhouse.data.tables.read_table`.
@@ -79,6 +82,7 @@ def measure_coverage(
         "auroc": _auroc(ours_ND, theirs_MD),
         "length_distance": _length_distance(ours["text"], theirs["text"]),
         "script_distance": _total_variation(ours["text"].map(script), theirs["text"].map(script)),
+        "language_distance": _total_variation(ours["text"].map(language), theirs["text"].map(language)),
     }
     if "label" in ours and "label" in theirs:
         figures["label_distance"] = _total_variation(ours["label"], theirs["label"])
@@ -89,6 +93,19 @@ def script(text: str) -> str:
     """Return the script of most of a text's letters, by the first word of their Unicode names, or "NONE"."""
     counts = Counter(_script_of(letter) for letter in text if letter.isalpha())
     return max(counts, key=lambda name: (counts[name], name), default="NONE")
+
+
+def language(text: str) -> str:
+    """Return the ISO 639-1 code of a text's language, in which it is most probably written."""
+    code: str = _identifier().classify(text[:MAX_CHARACTERS])[0]
+    return code
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads 4 MB
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 @cache

@@ -22,9 +22,7 @@ WRITTEN = Features({"teacher": Value("string")})
 WEIGHTED = Features(WRITTEN | {"weight": Value("float64")})
 """Added where texts count unequally: each one's weight in the loss, on a scale on which plain texts have 1."""
 COLUMN_SETS = tuple(
-    Features(base | added)
-    for base in (LABELLED, PROMPTED, PLAIN)
-    for added in (Features(), GROUP, WRITTEN, WEIGHTED)
+    Features(base | added) for base in (LABELLED, PROMPTED, PLAIN) for added in (Features(), GROUP, WRITTEN, WEIGHTED)
 )
 
 
@@ -56,6 +54,7 @@ def load_frozen(path: Path) -> Dataset:
         raise DataRejected(f"{path.name}: not a whole Parquet file; run the stage 'validate' again") from None
     if Features.from_arrow_schema(table.schema) not in COLUMN_SETS:
         raise DataRejected(
-            f"{path.name}: not a frozen set of id, text, and label, prompt, group or teacher; run the stage 'validate' again"
+            f"{path.name}: not a frozen set of id, text, and label, prompt, group or teacher; run the stage "
+            "'validate' again"
         )
     return Dataset(table)

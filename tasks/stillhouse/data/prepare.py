@@ -57,7 +57,7 @@ def load_tables(config: DataConfig, fetch: Callable[[FileSource], Path]) -> Tabl
         DataRejected: See `read_table`; or the rows don't suffice for the splits.
         ConfigurationError: See `read_table`.
     """
-    frames = _read_all(config, fetch)
+    frames = {name: _read(config, name, fetch) for name in config.named_tables()}
     dropped = {name: Dropped() for name in frames}
     _drop_repeated(config, frames, dropped)
     for name, table in config.named_tables().items():
@@ -73,6 +73,22 @@ def load_tables(config: DataConfig, fetch: Callable[[FileSource], Path]) -> Tabl
             raise DataRejected(f"{name}: no rows are left after cleaning and splitting; provide more data")
     frames |= {f"perturbed-{p.name}": perturb(frames["test"], p) for p in config.perturbations}
     return Tables(frames={n: f.reset_index(drop=True) for n, f in frames.items()}, dropped=dropped, reference=reference)
+
+
+def read_reference(config: DataConfig, fetch: Callable[[FileSource], Path]) -> pd.DataFrame | None:
+    """Return what `load_tables` returns as its reference, without the other tables; None if the recipe has none.
+
+    Raises:
+        DataRejected: See `read_table`.
+        ConfigurationError: See `read_table`.
+    """
+    if config.coverage is None:
+        return None
+    frames = {"reference": _read(config, "reference", fetch)}
+    _drop_repeated(config, frames, {"reference": Dropped()})
+    return sample(frames["reference"], config.coverage.reference.max_rows, seed=config.splits.seed).reset_index(
+        drop=True
+    )
 
 
 def labels_of(name: str, config: DataConfig) -> tuple[str, ...]:
@@ -154,18 +170,16 @@ def _strata(train: pd.DataFrame, seed: int) -> list[list[list[int]]]:
     return [[rows for rows in units if labels[rows[0]] == label] for label in sorted(set(labels.values()))]
 
 
-def _read_all(config: DataConfig, fetch: Callable[[FileSource], Path]) -> dict[str, pd.DataFrame]:
-    frames = {}
-    for name, table in config.named_tables().items():
-        # Classified texts have no prompt, not even where their labels are not read.
-        plain = table.model_copy(update={"prompt_column": None}) if config.labels else table
-        frames[name] = read_table(plain, fetch(table.source), labels_of(name, config), name=name)
-    return frames
+def _read(config: DataConfig, name: str, fetch: Callable[[FileSource], Path]) -> pd.DataFrame:
+    table = config.named_tables()[name]
+    # Classified texts have no prompt, not even where their labels are not read.
+    plain = table.model_copy(update={"prompt_column": None}) if config.labels else table
+    return read_table(plain, fetch(table.source), labels_of(name, config), name=name)
 
 
 def _drop_repeated(config: DataConfig, frames: dict[str, pd.DataFrame], dropped: dict[str, Dropped]) -> None:
     """Take out of the tables that say so what occurs twice, then what a held-out set has too."""
-    dropping = [name for name, table in config.named_tables().items() if table.duplicates == "drop"]
+    dropping = [name for name, table in config.named_tables().items() if name in frames and table.duplicates == "drop"]
     for name in dropping:
         frames[name], dropped[name] = _drop_duplicates(frames[name])
     for name in dropping:

@@ -62,7 +62,7 @@ class TableFacts(Config):
     max_characters: int
 
 
-CoverageName = Literal["coverage", "auroc", "length_distance", "script_distance", "label_distance"]
+CoverageName = Literal["coverage", "auroc", "length_distance", "script_distance", "language_distance", "label_distance"]
 
 
 class CoverageFigure(Config):

@@ -9,6 +9,7 @@ from stillhouse.contract import (
     ConfigurationError,
     Decision,
     EvaluationSummary,
+    Promotion,
     StageResult,
     TaskRecord,
     Timings,
@@ -45,10 +46,14 @@ def run(context: StageContext) -> StageOutcome:
             context.store.put(record_key(request.run_id, task_id), pretty_json(shown))
     failed = sorted(task_id for task_id, record in records.items() if record.state not in ("succeeded", "reused"))
     verdict, files = _verdict(results, failed, context.workspace)
+    figures = _headline(results)
+    if "promote" in results:
+        promoted = Promotion.model_validate_json(read_artifact(results["promote"].outputs["promotion"]))
+        tracking.log_version_figures(workflow, promoted.model, promoted.version, figures)
     tracking.close_workflow(
         workflow,
         succeeded=not failed and "decide" in results,
-        metrics=_headline(results),
+        metrics=figures,
         tags={"stillhouse.verdict": verdict, "mlflow.note.content": _note(context, records, verdict)},
         files=files,
     )

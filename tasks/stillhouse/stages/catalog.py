@@ -77,6 +77,31 @@ def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, 
     return (*common, "teacher.cache", "teacher.source", *_SIGNAL)
 
 
+def _generate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    synthesis, api = recipe.synthesis, recipe.teacher.api
+    if synthesis is None:
+        return ()
+    asked = [field for field in type(synthesis).model_fields if field not in _AFTER_THE_ASKING]
+    if synthesis.kind == "textbook" and synthesis.rating:
+        asked += ["rating.prompt", "rating.share", "rating.seed"]
+    if synthesis.kind == "traces" and synthesis.verifier.kind == "judge":
+        asked += ["verifier.prompt"]
+    server = ("base_url", "model", "endpoint", "top_logprobs", "prices")
+    teacher = tuple(f"teacher.api.{field}" for field in server) if api else ("teacher.batch_size",)
+    return (*teacher, *(f"synthesis.{field}" for field in asked))
+
+
+def _curate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    named = ("teacher.api.base_url", "teacher.api.model") if recipe.teacher.api else ("teacher.source",)
+    embedding = ("teacher.batch_size", "training.max_tokens")
+    return ("data", "synthesis", "teacher.licence", "teacher.terms", *named, *embedding)
+
+
+def _curate_sources(recipe: Recipe) -> Mapping[str, Source]:
+    coverage = recipe.data.coverage
+    return {"reference": coverage.reference.source} if coverage else {}
+
+
 def _evaluate_sources(recipe: Recipe) -> Mapping[str, Source]:
     harness = recipe.evaluation.harness
     return {"harness": harness.source} if harness and harness.source else {}
@@ -91,8 +116,23 @@ _SIGNAL = (
     "distillation.balance",
     "distillation.on_policy",
 )
+_AFTER_THE_ASKING = frozenset(
+    (
+        "filters",
+        "limits",
+        "controls",
+        "rating",
+        "verifier",
+        "max_wrong_steps",
+        "per_problem",
+        "rationale_prompt",
+        "label_weight",
+    )
+)
+"""Fields of a synthesis that say what becomes of answers: another value must not ask the teacher again."""
 _TRAINING_CODE = ("models", "losses", "data", "teacher", "student", "training")
 _TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_DATA = ("great-expectations", "datasets", "pandas", "pyarrow", "scikit-learn", "scipy", "datasketch")
 _TRAINING = (*_TORCH, "accelerate", "peft", "gguf")
 
 CATALOG: dict[StageName, StageSpec] = {
@@ -108,15 +148,7 @@ CATALOG: dict[StageName, StageSpec] = {
             name="validate",
             reads=_reads("data"),
             code=("data",),
-            distributions=(
-                "great-expectations",
-                "datasets",
-                "pandas",
-                "pyarrow",
-                "scikit-learn",
-                "scipy",
-                "datasketch",
-            ),
+            distributions=(*_DATA, "py3langid"),
             sources=lambda recipe: {name: table.source for name, table in recipe.data.named_tables().items()},
         ),
         StageSpec(
@@ -138,6 +170,19 @@ CATALOG: dict[StageName, StageSpec] = {
             reads=_teach_reads,
             code=_TRAINING_CODE,
             distributions=_TRAINING,
+        ),
+        StageSpec(
+            name="generate",
+            reads=_generate_reads,
+            code=("models", "teacher", "data.frozen"),
+            distributions=(*_TORCH, "openai", "pyarrow"),
+        ),
+        StageSpec(
+            name="curate",
+            reads=_curate_reads,
+            code=("data", "models"),
+            distributions=(*_TORCH, *_DATA, "py3langid", "math-verify"),
+            sources=_curate_sources,
         ),
         StageSpec(
             name="distill",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from stillhouse.contract import HistoryPoint
+from stillhouse.contract import HistoryPoint, ValidationPoint
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,17 @@ def curve_metrics(point: HistoryPoint, start_ms: int) -> list[Metric]:
     if point.gradient_norm is not None:
         values["gradient_norm"] = point.gradient_norm
     return [Metric(f"train/{name}", value, start_ms + point.step, point.step) for name, value in values.items()]
+
+
+def held_out_metrics(point: ValidationPoint, start_ms: int) -> list[Metric]:
+    """Return the metrics of one measurement on held-out data: the loss, and the tokens seen until then.
+
+    Args:
+        point: The measurement.
+        start_ms: See `curve_metrics`.
+    """
+    values = {"loss": point.loss, "tokens_seen": float(point.tokens)}
+    return [Metric(f"held_out/{name}", value, start_ms + point.step, point.step) for name, value in values.items()]
 
 
 class LiveCurve:

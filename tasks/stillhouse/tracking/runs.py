@@ -15,7 +15,7 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_B
 from stillhouse.contract import HistoryPoint, StageBug, StageResult, TrainingHistory
 from stillhouse.recipe import Recipe
 from stillhouse.tracking.content import recipe_params, result_datasets, result_metrics, result_tags
-from stillhouse.tracking.live import LiveCurve, curve_metrics
+from stillhouse.tracking.live import LiveCurve, curve_metrics, held_out_metrics
 from stillhouse.tracking.server import connect, server_errors_explained
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class Tracking:
             if history:
                 start = self._client.get_run(mlflow_run_id).info.start_time
                 metrics += [metric for point in history.points for metric in curve_metrics(point, start)]
+                metrics += [metric for point in history.validation for metric in held_out_metrics(point, start)]
             self._log(mlflow_run_id, metrics)
             self._tag(mlflow_run_id, {**result_tags(result), "stillhouse.reused": str(reused).lower()})
             datasets = result_datasets(result)
@@ -175,6 +176,25 @@ class Tracking:
                 if task.info.status == "RUNNING":
                     self._client.set_terminated(task.info.run_id, "KILLED")
             self._client.set_terminated(mlflow_run_id, "FINISHED" if succeeded else "FAILED")
+
+    def log_version_figures(self, mlflow_run_id: str, model: str, version: int, figures: Mapping[str, float]) -> None:
+        """Show figures on the logged model behind a registered version: MLflow lists models by them.
+
+        A version of another server's, or one that was registered without a logged model, is left alone.
+
+        Args:
+            mlflow_run_id: The run in which they were measured.
+            model: Name of the registered model.
+            version: The version.
+            figures: By name; see `stillhouse.evaluation.headline.headline_figures`.
+        """
+        with server_errors_explained(self._uri):
+            model_id = self._client.get_model_version(model, str(version)).model_id
+            if model_id is None:
+                return
+            # The run's own time, not now: logging the same again adds nothing.
+            start = self._client.get_run(mlflow_run_id).info.start_time
+            self._log(mlflow_run_id, [Metric(f, value, start, 0, model_id=model_id) for f, value in figures.items()])
 
     def _end_curve(self, mlflow_run_id: str) -> None:
         """Let the background finish first: MLflow refuses a point that two requests bring at the same moment."""

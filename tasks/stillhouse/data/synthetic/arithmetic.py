@@ -14,20 +14,29 @@ from stillhouse.data.synthetic.numerals import NUMERAL, plain_mathematics, read_
 MAX_TERMS = 50
 """Of one side of an equation, and sides of one chain."""
 OPERATORS = {"−": "-", "–": "-", "×": "*", "·": "*", "x": "*", "X": "*", "÷": "/"}
-SPOILING_WORDS = frozenset(
-    "of times mod modulo plus minus over by squared cubed power root divided multiplied choose less twice thrice "
-    "double half sqrt log ln sin cos tan gcd lcm max min abs".split()
-)
-"""A number beside one of these is part of a term that is not read. ``percent`` is read."""
-_UNIT = rf"\s?(?:%|(?!(?:{'|'.join(sorted(SPOILING_WORDS))})\b)[^\W\d_]{{2,}}(?=\s*(?:[-+*/×÷·−–=≈)]|[xX]\s*[\d($])))"
-_TERM = rf"\(*(?:(?<![\d)]))?[-−]?\(*[$€£¥]?(?:{NUMERAL.pattern})(?!\d|[.,]\d)(?:{_UNIT})?(?:\s?\))*"
-_OPERATOR = r"\s*(?:[-+*/×÷·−–]|[xX](?=\s*[-−(]*[$€£¥]?[\d.]))\s*"
-_SIDE = rf"{_TERM}(?:{_OPERATOR}{_TERM}){{0,{MAX_TERMS}}}"
-_CHAIN = re.compile(rf"(?<![\w.,])(?<!\d:){_SIDE}(?:\s*(?:==?|≈)\s*{_SIDE}){{1,{MAX_TERMS}}}")
+# fmt: off
+SPOILING_WORDS = frozenset((
+    "of", "times", "mod", "modulo", "plus", "minus", "over", "by", "squared", "cubed", "power", "root", "divided",
+    "multiplied", "choose", "less", "twice", "thrice", "double", "half", "sqrt", "log", "ln", "sin", "cos", "tan",
+    "gcd", "lcm", "max", "min", "abs",
+))
+# fmt: on
+"""A number beside one of these is part of a term that is not read."""
+_SPOILING = "|".join(sorted(SPOILING_WORDS))
+_UNIT = rf"\s?(?:%|(?!(?:{_SPOILING})\b)[^\W\d_]{{2,}}+(?=\s*(?:[-+*/×÷·−–=≈)]|[xX]\s*[\d($])))"
+_TERM = rf"[-−(]{{0,8}}+[$€£¥]?+(?:{NUMERAL.pattern})(?!\d|[.,]\d)(?:{_UNIT})?+(?:\s?\)){{0,8}}+"
+_OPERATOR = r"\s*+(?:[-+*/×÷·−–]|[xX](?=\s*[-−(]*[$€£¥]?[\d.]))\s*+"
+_SIDE = rf"{_TERM}(?:{_OPERATOR}{_TERM}){{0,{MAX_TERMS}}}+"
+_CHAIN = re.compile(rf"(?<![\w.,])(?<!\d:){_SIDE}(?:\s*+(?:==?|≈)\s*+{_SIDE}){{1,{MAX_TERMS}}}+")
 _EQUALS = re.compile(r"==?|≈")
-_TOKEN = re.compile(rf"(?P<number>{NUMERAL.pattern})(?P<unit>\s?%)?|(?P<sign>[-+*/×÷·−–()]|(?<![^\W\d_])[xX](?![^\W\d_]))")
+_TOKEN = re.compile(
+    rf"(?P<number>{NUMERAL.pattern})(?P<unit>\s?%)?|(?P<sign>[-+*/×÷·−–()]|(?<![^\W\d_])[xX](?![^\W\d_]))"
+)
 _SPOILT_BEFORE = re.compile(r"(?:[-+*/×÷·−–^√\d)%}]|\b[^\W\d_]|[^\W\d_]\w*(?=\())\s*$")
-_SPOILT_AFTER = re.compile(r"[^\W\d_](?![^\W\d_])|\s*[-+*/×÷·−–^²³(√]\s*[\w(\\$]|:\d|\s*\b(?:%s)\b" % "|".join(SPOILING_WORDS - {"of", "by"}))
+_SPOILT_AFTER = re.compile(
+    r"[^\W\d_](?![^\W\d_])|\(|\\(?=[a-z{([])|\s*\(\s*[-\d]|\s*[-+*/×÷·−–^²³√]\s*[\w(\\$]|:\d"
+    rf"|\s*\b(?:{'|'.join(sorted(SPOILING_WORDS - {'of', 'by'}))})\b"
+)
 _LAST_WORD = re.compile(r"([^\W\d_]+)\s*$")
 _POWER = re.compile(r"(?<=[\d)])\s*\*\*\s*(?=[-\d(])")
 _MARKUP = re.compile(r"\*\*|__|`")

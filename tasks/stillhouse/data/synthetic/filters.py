@@ -29,9 +29,7 @@ class Filter:
     """For N answers, whether each one stays."""
 
 
-def apply_filters(
-    candidates: Candidates, filters: Sequence[Filter]
-) -> tuple[list[Candidate], tuple[FilterCount, ...]]:
+def apply_filters(candidates: Candidates, filters: Sequence[Filter]) -> tuple[list[Candidate], tuple[FilterCount, ...]]:
     """Return what passes all filters, in its order, and what each filter did."""
     left, counts = list(candidates), []
     for one in filters:

@@ -28,7 +28,7 @@ _LATEX = (
 def plain_mathematics(text: str) -> str:
     """Replace the LaTeX of simple arithmetic by ordinary signs; leave all other LaTeX as it is."""
     for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+        text = pattern.sub(replacement, text)
     return text
 
 

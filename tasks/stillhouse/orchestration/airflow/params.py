@@ -12,6 +12,7 @@ from airflow.sdk import Param
 
 from stillhouse.orchestration.plan import plan
 from stillhouse.recipe import Recipe, RecipeError, load_recipe
+from stillhouse.teacher.terms import SHIPPED as SHIPPED_TERMS
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Teacher": (
@@ -98,8 +99,11 @@ def _param(schema: dict[str, Any], values: dict[str, Any], field: str, section: 
 
 
 def _policy_choices(policy: Path) -> dict[str, Any]:
-    """Offer the policies that lie beside the recipe's own, and nothing else: a form must not open other files."""
-    choices = sorted({policy, *policy.parent.glob("*.yaml")})
+    """Offer the gate's policies that lie beside the recipe's own, and nothing else: a form must not open other files.
+
+    The terms policy may lie there, too; it is the deployment's and not a run's to choose.
+    """
+    choices = sorted({policy, *(path for path in policy.parent.glob("*.yaml") if path.name != SHIPPED_TERMS.name)})
     return {
         "enum": [str(choice) for choice in choices],
         "values_display": {str(choice): choice.stem for choice in choices},

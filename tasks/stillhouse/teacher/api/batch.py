@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import openai
@@ -154,8 +155,7 @@ class BatchDesk:
         left = {key for key in memory.keys if key in wanted}
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
-                text = self._retrying.call(lambda name=file_id: self._client.files.content(name).content)
-                self._read(text, memory, wanted, on_answer)
+                self._read(self._retrying.call(partial(self._download, file_id)), memory, wanted, on_answer)
         for key in left & wanted.keys():
             self._spending.settle(self._most(wanted[key]), Amount(requests=1))
         self._store.delete(self._place(memory))
@@ -166,6 +166,9 @@ class BatchDesk:
             )
         if batch.status == "cancelled":
             raise TryAgain(f"the batch {batch.id} was cancelled at the server; run again to submit what is left of it")
+
+    def _download(self, file_id: str) -> bytes:
+        return self._client.files.content(file_id).content
 
     def _wait(self, memory: BatchMemory) -> Any:
         pause, name = FIRST_PAUSE_SECONDS, str(memory.batch_id)
@@ -214,9 +217,8 @@ class BatchDesk:
                 self._retrying.failures[str(error)] += 1
                 return None
             return self._asking.answer(prompt, reply)
-        problem = body.get("error") if isinstance(body.get("error"), dict) else {}
-        code = str(problem.get("code") or code)
-        if status == 400 and code == _FILTERED:
+        problem = body.get("error")
+        if status == 400 and _FILTERED in (code, problem.get("code") if isinstance(problem, dict) else None):
             return self._asking.declined(prompt)
         if 400 <= status < 500 and status not in (408, 409, 429):
             raise ConfigurationError(f"{config.host} refuses a request of a batch (status {status}); see its manual")

@@ -26,14 +26,19 @@ def connect(config: ApiConfig) -> openai.OpenAI:
     """
     key = read_key(config.key)
     unnamed: dict[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+
+    def withhold(request: httpx2.Request) -> None:
+        request.headers.pop("Authorization", None)
+
     return openai.OpenAI(
         base_url=config.base_url,
-        api_key=key or "none",
-        default_headers=unnamed | ({"Authorization": f"Bearer {key}"} if key else {"Authorization": openai.Omit()}),
+        api_key=key or "none",  # the client insists on one
+        default_headers=unnamed,
         max_retries=0,
         timeout=config.timeout_seconds,
         http_client=openai.DefaultHttpxClient(
             follow_redirects=False,
+            event_hooks={} if key else {"request": [withhold]},
             limits=httpx2.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
         ),
     )

@@ -8,6 +8,7 @@ more tokens than a prompt has bytes.
 
 import logging
 import threading
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
@@ -35,6 +36,14 @@ class Amount(Config):
             requests=self.requests + times * other.requests,
             tokens=self.tokens + times * other.tokens,
             cost=self.cost + times * other.cost,
+        )
+
+    def beyond(self, other: "Amount") -> "Amount":
+        """Return what ``other`` lacks to be this, part by part."""
+        return Amount(
+            requests=max(0, self.requests - other.requests),
+            tokens=max(0, self.tokens - other.tokens),
+            cost=max(0.0, self.cost - other.cost),
         )
 
     def fits(self, limit: "Amount") -> bool:
@@ -103,7 +112,7 @@ class Spending:
         """Give back what was reserved and is not under way. A store that is away keeps it counted."""
         with self._changed:
             try:
-                self._add(Amount().plus(self._available, -1))
+                self._swap(lambda total: Amount().plus(self._available, -1))
             except StillhouseError as error:
                 logger.warning("what was reserved and not spent stays counted: %s", error)
             self._available = Amount()
@@ -119,29 +128,30 @@ class Spending:
 
     def _draw(self, most: Amount) -> Amount | None:
         """Reserve a block, or just ``most``. Returns the run's sum if neither fits, else None."""
-        for _ in range(_TRIES):
-            total, version = self._read()
-            sizes = (_BLOCK, 1) if most.requests == 1 else (1,)
-            fitting = [n for n in sizes if total.plus(most, n).fits(self._limit)]
-            if not fitting:
-                return total
-            block = Amount().plus(most, fitting[0])
-            try:
-                self._store.put_if(self._key, pretty_json(total.plus(block)), version=version)
-            except Conflict:
-                continue
-            self._available = self._available.plus(block)
-            return None
-        raise TryAgain(f"{self._store.uri(self._key)}: others write all the time; run again")
 
-    def _add(self, change: Amount) -> None:
+        def block(total: Amount) -> Amount | None:
+            sizes = (_BLOCK, 1) if most.requests == 1 else (1,)
+            blocks = (Amount().plus(most, size).beyond(self._available) for size in sizes)
+            return next((block for block in blocks if total.plus(block).fits(self._limit)), None)
+
+        total, drawn = self._swap(block)
+        if drawn is None:
+            return total
+        self._available = self._available.plus(drawn)
+        return None
+
+    def _swap(self, choose: Callable[[Amount], Amount | None]) -> tuple[Amount, Amount | None]:
+        """Add what ``choose`` makes of the run's sum, unless it is None. Returns the sum before, and what was added."""
         for _ in range(_TRIES):
             total, version = self._read()
+            change = choose(total)
+            if change is None:
+                return total, None
             try:
                 self._store.put_if(self._key, pretty_json(total.plus(change)), version=version)
             except Conflict:
                 continue
-            return
+            return total, change
         raise TryAgain(f"{self._store.uri(self._key)}: others write all the time; run again")
 
     def _read(self) -> tuple[Amount, str | None]:

@@ -24,4 +24,5 @@ class NumericEquality:
         found = last_number(answer.text)
         if found is None:
             return False
-        return abs(found - expected) <= self._tolerance * max(1, abs(found), abs(expected))
+        larger = max(Fraction(1), abs(found), abs(expected))
+        return abs(found - expected) <= self._tolerance * larger

@@ -1,0 +1,165 @@
+"""The stage that turns a teacher's answers into a checked data set."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from tiny_synthesis import answer, problems, trace, write_recipe
+
+from stillhouse.contract import (
+    AnswerCounts,
+    Artifact,
+    DataRejected,
+    StageRequest,
+    StageResult,
+    SynthesisReport,
+    pretty_json,
+    sha256_of_file,
+)
+from stillhouse.data import ValidationReport, freeze, load_frozen
+from stillhouse.models.answers import Answer, write_answers
+from stillhouse.recipe import load_recipe
+from stillhouse.stages import run_stage
+from stillhouse.stages.records import read_result
+
+ROWS = problems(60)
+LIMITS = {"min_kept": 5}
+
+
+def _artifact(path: Path) -> Artifact:
+    return Artifact(uri=f"file://{path}", sha256=sha256_of_file(path), num_bytes=path.stat().st_size)
+
+
+def _frame(path: Path, *, prompted: bool = True) -> pd.DataFrame:
+    rows = pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
+    plain = {"id": rows["id"], "text": rows["answer"], "prompt": rows["question"]}
+    return pd.DataFrame(plain if prompted else {"id": rows["id"], "text": rows["question"]})
+
+
+def _run(recipe: Path, shards: Sequence[Sequence[Answer]], **overrides: Any) -> StageResult:
+    """Freeze the recipe's tables and run the stage on answers."""
+    folder, prompted = recipe.parent, "prompt_column: question" in recipe.read_text()
+    inputs = {}
+    for name in ("train", "validation", "test"):
+        freeze(_frame(folder / f"{name}.jsonl", prompted=prompted), folder / f"{name}.parquet")
+        inputs[name] = _artifact(folder / f"{name}.parquet")
+    for number, shard in enumerate(shards):
+        write_answers(shard, folder / f"answers-{number}.parquet")
+        counts = AnswerCounts(
+            prompts=len(shard), requests=len(shard), answer_tokens=sum(a.answer_tokens for a in shard)
+        )
+        (folder / f"counts-{number}.json").write_bytes(pretty_json(counts))
+        inputs[f"answers-{number}"] = _artifact(folder / f"answers-{number}.parquet")
+        inputs[f"counts-{number}"] = _artifact(folder / f"counts-{number}.json")
+    request = StageRequest(
+        stage="curate",
+        run_id="run-1",
+        task_id="curate",
+        recipe=load_recipe(recipe, overrides).model_dump(mode="json"),
+        inputs=inputs,
+        store=f"file://{folder / 'store'}",
+    )
+    return read_result(run_stage(request, work=folder / "work"))
+
+
+def _output(result: StageResult, name: str) -> Path:
+    return Path(result.outputs[name].uri.removeprefix("file://"))
+
+
+def _traces(samples: int = 3) -> list[Answer]:
+    """Return answers of which every third one is wrong, and some are too bad to learn from."""
+    found = []
+    for number, row in enumerate(ROWS):
+        for sample in range(samples):
+            words = f"Attempt {sample} of mine. "
+            text = trace(row["question"], wrong=(number + sample) % 3 == 0, words=words)
+            found.append(answer(row["id"], text, sample=sample))
+    found[0] = answer(ROWS[0]["id"], "", sample=0)
+    found[1] = answer(ROWS[0]["id"], "I can't help with that.", sample=1, finish="refusal")
+    return found
+
+
+def test_traces_become_a_verified_set_with_a_control_of_equal_size(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, {"kind": "traces", "samples": 3, "limits": LIMITS}, ROWS)
+    answers = _traces()
+    result = _run(recipe, [answers[:70], answers[70:]])
+    assert set(result.outputs) == {"train", "unfiltered", "report", "validation", "docs", "card"}
+    train, unfiltered = (load_frozen(_output(result, name)).to_pandas() for name in ("train", "unfiltered"))
+    solutions = {row["question"]: row["answer"] for row in ROWS}
+    assert all(text.endswith(f"Answer: {solutions[q]}") for q, text in zip(train["prompt"], train["text"], strict=True))
+    assert list(train.columns) == ["id", "text", "prompt", "teacher"]
+    assert set(train["teacher"]) == {"oracle at 127.0.0.1:9"}
+    report = SynthesisReport.model_validate_json(_output(result, "report").read_bytes())
+    assert report.kept == len(train) == report.rows["train"]
+    removed = {count.name: count.removed for count in report.filters}
+    assert (removed["empty"], removed["refusal"], removed["verification"]) == (1, 1, 59)
+    assert abs(report.tokens["unfiltered"] - report.tokens["train"]) <= max(a.answer_tokens for a in answers) / 2
+    assert any(
+        not text.endswith(f"Answer: {solutions[q]}")
+        for q, text in zip(unfiltered["prompt"], unfiltered["text"], strict=True)
+    )
+    assert report.audit is not None
+    assert report.audit.wrong_steps == 59
+    assert report.counts.prompts == len(answers)
+    checks = ValidationReport.model_validate_json(_output(result, "validation").read_bytes())
+    assert {check.name for check in checks.integrity} == {"leakage", "contamination"}
+    assert checks.success
+    assert "oracle at 127.0.0.1:9" in _output(result, "card").read_text()
+
+
+def test_neither_shards_nor_their_order_change_a_byte(tmp_path: Path) -> None:
+    answers = _traces()
+    shuffled = random.Random(1).sample(answers, len(answers))
+    digests = []
+    for name, shards in (("one", [answers]), ("three", [shuffled[:20], shuffled[20:90], shuffled[90:]])):
+        (tmp_path / name).mkdir()
+        recipe = write_recipe(tmp_path / name, {"kind": "traces", "samples": 3, "limits": LIMITS}, ROWS)
+        result = _run(recipe, shards)
+        digests.append({output: artifact.sha256 for output, artifact in result.outputs.items() if output != "card"})
+    assert digests[0] == digests[1]
+
+
+def test_answers_are_learned_under_the_rows_own_prompt(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, {"kind": "answers", "limits": LIMITS}, ROWS)
+    result = _run(recipe, [[answer(row["id"], f" It is {row['answer']}.\n") for row in ROWS]])
+    assert "unfiltered" not in result.outputs
+    train = load_frozen(_output(result, "train")).to_pandas()
+    assert list(train["id"]) == [f"{row['id']}-0" for row in ROWS]
+    assert list(train["prompt"]) == [row["question"] for row in ROWS]
+    assert list(train["text"]) == [f"It is {row['answer']}." for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"max_truncated": 0.1},
+            r"^20\.0% of the answers are truncated, more than synthesis\.limits\.max_truncated 10",
+        ),
+        ({"max_refused": 0.1}, r"^20\.0% of the answers are refused"),
+        ({"max_empty": 0.1}, r"^20\.0% of the answers are empty"),
+        ({"max_duplicates": 0.1}, r"^18\.3% of the answers are duplicates"),
+        ({"min_kept": 60}, r"^19 answers passed all filters, fewer than synthesis\.limits\.min_kept 60; filter "),
+    ],
+)
+def test_beyond_a_limit_the_run_stops_and_the_report_stays(
+    tmp_path: Path, limits: dict[str, float], message: str
+) -> None:
+    lenient = {"max_truncated": 1, "max_refused": 1, "max_empty": 1, "max_duplicates": 1, "min_kept": 1}
+    synthesis = {"kind": "answers", "samples": 1, "limits": lenient | limits}
+    rows = [{**row, "question": "What is it?"} if number % 4 == 0 else row for number, row in enumerate(ROWS)]
+    recipe = write_recipe(tmp_path, synthesis, rows, checks={"min_rows": 10})
+    answers = []
+    for number, row in enumerate(rows):
+        text = "the same words as all" if number % 4 == 0 else f"a sum of {row['answer']}"
+        finish = "length" if number % 5 == 1 else "refusal" if number % 5 == 2 else "stop"
+        answers.append(answer(row["id"], "" if number % 5 == 3 else text, finish=finish))
+    with pytest.raises(DataRejected, match=message):
+        _run(recipe, [answers])
+    stored = {path.name for path in (tmp_path / "store").glob("stages/curate/*/*")}
+    assert {"report.json", "validation.json", "card.md", "docs"} <= stored
+    assert "result.json" not in stored
