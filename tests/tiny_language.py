@@ -168,7 +168,7 @@ def write_language_workflow(folder: Path, *, masked: bool = False, **sections: A
         "student": {"layers": 2},
         "training": training,
         "evaluation": {"resamples": 200, "latency_items": 10}
-        | ({} if masked else {"generation": {"max_new_tokens": 4, "samples": 2}}),
+        | ({} if masked else {"generation": {"max_new_tokens": 4, "samples": 2, "metric": "nll"}}),
         "gate": {"policy": "policy.yaml"},
         "promotion": {"model": "tiny-language", "approval": "auto"},
     }

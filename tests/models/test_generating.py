@@ -137,6 +137,28 @@ def test_streamed_rows_are_those_written_alone_though_others_left_the_batch(batc
     assert {index: row.tolist() for index, row in alone.items()} == {index: r.tolist() for index, r in drawn.items()}
 
 
+def test_what_prompts_start_with_is_read_once_and_changes_nothing() -> None:
+    model, tokenizer = tiny_causal(max_position_embeddings=128).train(), tiny_tokenizer()
+    start = np.asarray([7 + n % 11 for n in range(20)], dtype=np.int32)
+    prompts = [np.concatenate([start, prompt_tokens(document)]) for document in prompted()]
+    prompts[0] = prompts[1].copy()
+    widths: list[tuple[int, int]] = []
+    model.model.register_forward_pre_hook(
+        lambda _, __, inputs: widths.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    options: dict[str, Any] = {"keys": [f"k{n}" for n in range(12)], "max_new_tokens": 5, "sampling": None}
+    together = dict(stream_continuations(model, tokenizer, prompts, batch_size=12, **options))
+    assert widths[0] == (1, 20)
+    assert widths[1] == (12, max(map(len, prompts)) - 20)
+    assert model.training
+    model.eval()
+    assert {index: row.tolist() for index, row in together.items()} == {
+        index: greedy_alone(model, prompt, 5) for index, prompt in enumerate(prompts)
+    }
+    same = dict(stream_continuations(model, tokenizer, [prompts[3]] * 12, batch_size=12, **options))
+    assert {tuple(row.tolist()) for row in same.values()} == {tuple(together[3].tolist())}
+
+
 def test_short_rows_are_handed_out_before_the_long_ones_of_their_batch_are_written() -> None:
     model, tokenizer = tiny_causal(max_position_embeddings=128), tiny_tokenizer()
     with torch.no_grad():

@@ -26,6 +26,7 @@ from stillhouse.orchestration.plan import plan
 from stillhouse.recipe import RecipeError, load_recipe
 from stillhouse.stages import read_records
 from stillhouse.store import open_store, save_bytes
+from stillhouse.teacher.terms import TERMS_FILE
 
 FAKE_STAGE = Path(__file__).with_name("fake_stage.py")
 
@@ -357,3 +358,8 @@ def test_a_run_can_not_ask_for_less_than_two_persons(project: Path, recipe_file:
 
 def test_stage_does_not_see_airflows_secrets(project: Path, recipe_file: Path) -> None:
     assert not any(name.startswith("AIRFLOW") for name in operators.stage_environment())
+
+
+def test_stage_sees_the_deployments_terms_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TERMS_FILE, "/etc/terms.yaml")
+    assert operators.stage_environment()[TERMS_FILE] == "/etc/terms.yaml"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny_synthesis import answer, problems, trace, write_recipe
+from tiny_synthesis import TABLE, answer, problems, trace, write_recipe
 
 from stillhouse.contract import (
     AnswerCounts,
@@ -23,7 +23,7 @@ from stillhouse.contract import (
 from stillhouse.data import ValidationReport, freeze, load_frozen
 from stillhouse.models.answers import Answer, write_answers
 from stillhouse.recipe import load_recipe
-from stillhouse.stages import run_stage
+from stillhouse.stages import key_of, run_stage
 from stillhouse.stages.records import read_result
 
 ROWS = problems(60)
@@ -163,3 +163,86 @@ def test_beyond_a_limit_the_run_stops_and_the_report_stays(
     stored = {path.name for path in (tmp_path / "store").glob("stages/curate/*/*")}
     assert {"report.json", "validation.json", "card.md", "docs"} <= stored
     assert "result.json" not in stored
+
+
+def test_passages_are_plain_texts_and_the_best_rated_stay(tmp_path: Path) -> None:
+    synthesis = {"kind": "textbook", "passages": 120, "limits": LIMITS, "rating": {"prompt": "Rate: {text}"}}
+    topics = [{"id": f"t{n}", "question": f"topic number {n}", "answer": ""} for n in range(20)]
+    recipe = write_recipe(tmp_path, synthesis, topics, prompted=False)
+    rng = random.Random(2)
+    answers = []
+    for number in range(120):
+        fine = number % 2 == 0
+        words = rng.choices("proof lemma because".split() if fine else "so it goes on".split(), k=20)
+        text = f"passage {number} " + " ".join(rng.sample([*words, *map(str, rng.choices(range(999), k=20))], 40))
+        review = ("5" if fine else "2") if number % 3 == 0 else None
+        answers.append(answer(f"t{number % 20}", text, sample=number // 20, review=review))
+    result = _run(recipe, [answers], **{"synthesis.filters.max_repetition": 1})
+    train = load_frozen(_output(result, "train")).to_pandas()
+    assert list(train.columns) == ["id", "text", "teacher"]
+    report = SynthesisReport.model_validate_json(_output(result, "report").read_bytes())
+    assert report.rating is not None
+    assert report.rating.rated == 40
+    assert report.rating.mean_kept > report.rating.mean
+    assert report.kept == len(train) == 60
+    assert sum(int(text.split()[1]) % 2 == 0 for text in train["text"]) > 50
+    assert "Quality filter" in _output(result, "card").read_text()
+
+
+def test_rationales_come_beside_the_labels(tmp_path: Path) -> None:
+    synthesis = {"kind": "rationales", "limits": LIMITS, "filters": {"min_words": 3}}
+    recipe = write_recipe(tmp_path, synthesis, ROWS)
+    answers = [answer(row["id"], "too short" if n < 6 else f"Since it is {n}.") for n, row in enumerate(ROWS)]
+    result = _run(recipe, [answers])
+    train = load_frozen(_output(result, "train")).to_pandas()
+    assert list(train.columns) == ["id", "text", "prompt", "teacher", "weight"]
+    labels = train[train["id"].str.endswith("-label")]
+    assert (len(labels), len(train)) == (60, 114)
+    assert list(labels["text"]) == [row["answer"] for row in ROWS]
+    assert train["weight"].sum() == pytest.approx(60)
+
+
+def test_what_the_test_set_has_is_left_out_of_both_sets(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, {"kind": "textbook", "limits": LIMITS, "passages": 60}, ROWS, prompted=False)
+    leaks = [json.loads(line)["question"] for line in (tmp_path / "test.jsonl").read_text().splitlines()][:9]
+    texts = [*leaks[:5], *(f"{leak} Indeed" for leak in leaks[5:]), *(f"Number {n} is a fine one." for n in range(51))]
+    answers = [answer(row["id"], text) for row, text in zip(ROWS, texts, strict=True)]
+    near = {"data.contamination.ngram": 1, "data.contamination.threshold": 0.8}
+    result = _run(recipe, [answers], **near, **{"synthesis.filters.duplicates": "keep"})
+    for name in ("train", "unfiltered"):
+        written = load_frozen(_output(result, name))["text"][:]
+        assert not any(leak in text for leak in leaks for text in written)
+    checks = ValidationReport.model_validate_json(_output(result, "validation").read_bytes())
+    assert (checks.dropped["train"].held_out, checks.dropped["train"].contaminated) == (5, 4)
+    assert [(check.name, check.outcome) for check in checks.integrity] == [
+        ("leakage", "pass"),
+        ("contamination", "pass"),
+    ]
+    with pytest.raises(DataRejected, match="near-duplicate in test"):
+        _run(
+            recipe, [answers], **near, **{"data.contamination.action": "reject", "synthesis.filters.duplicates": "keep"}
+        )
+
+
+def test_coverage_of_a_reference_is_measured_on_what_was_written(tmp_path: Path) -> None:
+    rows = problems(120)
+    reference = [{"id": str(n), "question": f"Quite other words about ships {n}", "answer": "none"} for n in range(120)]
+    (tmp_path / "reference.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reference))
+    coverage = {"reference": {**TABLE, "source": {"kind": "path", "path": "reference.jsonl"}}, "action": "reject"}
+    recipe = write_recipe(tmp_path, {"kind": "answers", "limits": LIMITS}, rows, coverage=coverage)
+    with pytest.raises(DataRejected, match="of the reference texts is covered"):
+        _run(recipe, [[answer(row["id"], f"It is {row['answer']}.") for row in rows]])
+
+
+def test_another_filter_or_limit_makes_another_set_and_another_price_does_not(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, {"kind": "answers", "limits": LIMITS}, ROWS)
+
+    def key(**overrides: Any) -> str:
+        dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+        document = load_recipe(recipe, dotted).model_dump(mode="json")
+        return key_of(
+            StageRequest(stage="curate", run_id="r", task_id="curate", recipe=document, store="file:///nowhere")
+        )
+
+    assert key(synthesis__filters__min_words=2) != key() != key(synthesis__limits__min_kept=6)
+    assert key(teacher__api__concurrency=2, teacher__api__prices__answer=9, training__epochs=1) == key()

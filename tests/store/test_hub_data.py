@@ -7,7 +7,7 @@ import pytest
 
 from stillhouse.contract import ConfigurationError, TryAgain
 from stillhouse.recipe import HubDataSource
-from stillhouse.store.remote import fetch_hub_data, fingerprint_hub_data
+from stillhouse.store.hub_data import fetch_hub_data, fingerprint_hub_data
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

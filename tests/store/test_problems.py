@@ -45,6 +45,16 @@ def test_problems_are_made_once_for_the_same_parameters(tmp_path: Path) -> None:
     assert rows_of(others[1])[:20] == rows_of(path)
 
 
+def test_near_seeds_share_hardly_a_problem(tmp_path: Path) -> None:
+    sets = [
+        {row["question"] for row in rows_of(fetch_source(source(seed=seed, options={"min_digits": 4}), tmp_path))}
+        for seed in (5, 6, 7)
+    ]
+    assert all(len(questions) == 20 for questions in sets)
+    assert not sets[0] & sets[1]
+    assert not sets[1] & sets[2]
+
+
 def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from stillhouse.recipe import ReasoningSource;"

@@ -319,10 +319,9 @@ def test_names_are_read_alike_however_often(text: str) -> None:
     assert words_of(" ".join(words_of(text))) == words_of(text)
 
 
-def test_asking_for_permission_loads_nothing_heavy_and_every_public_name_is_found() -> None:
+def test_asking_for_permission_loads_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "numpy", "mlflow", "pyarrow")
     program = f"import sys, stillhouse.stages.permit; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    for name in stillhouse.teacher.__all__:
-        assert getattr(stillhouse.teacher, name)
+    assert set(stillhouse.teacher.__all__) == set(stillhouse.teacher._MODULES)

@@ -25,6 +25,9 @@ Tokens = npt.NDArray[np.int32]
 STRIDE = 16
 """Tokens after which rows that ended leave a batch."""
 
+SHARED = 8
+"""Fewest tokens at the start of all prompts of a batch that are read once for all of them."""
+
 NUCLEUS = 256
 """Most probable tokens that are sorted first, since most often they suffice."""
 
@@ -215,15 +218,16 @@ class _Batch:
     """What transformers keeps of all tokens but the last, if anything."""
 
     @classmethod
-    def of(cls, prompts: Sequence[Tokens], pad_token_id: int) -> "_Batch":
-        """Pad on the left: the model continues at the right end."""
+    def of(cls, prompts: Sequence[Tokens], pad_token_id: int, *, shared: int = 0, cache: Any = None) -> "_Batch":
+        """Pad left of the end, since the model continues there, and right of what all prompts start with."""
         width = max(map(len, prompts))
         ids_BT = torch.full((len(prompts), width), pad_token_id, dtype=torch.int64)
         mask_BT = torch.zeros((len(prompts), width), dtype=torch.int64)
         for row, prompt in enumerate(prompts):
-            ids_BT[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-            mask_BT[row, width - len(prompt) :] = 1
-        return cls(ids_BT=ids_BT, mask_BT=mask_BT, width=width)
+            tokens, end = torch.from_numpy(prompt.astype(np.int64)), width - len(prompt) + shared
+            ids_BT[row, :shared], ids_BT[row, end:] = tokens[:shared], tokens[shared:]
+            mask_BT[row, :shared], mask_BT[row, end:] = 1, 1
+        return cls(ids_BT=ids_BT, mask_BT=mask_BT, width=width, cache=cache)
 
     def written(self, ends: Sequence[int]) -> list[Tokens]:
         """Return the new tokens of each row, up to its first end."""
@@ -240,7 +244,9 @@ def _stream(
     model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[Tokens], choice: "_Choice", max_new_tokens: int
 ) -> Iterator[tuple[int, Tokens]]:
     ends = end_tokens(model, tokenizer)
-    batch, rows_B = _Batch.of(prompts, tokenizer.pad_token_id), np.arange(len(prompts))
+    shared, cache = _read_shared(model, prompts)
+    batch = _Batch.of(prompts, tokenizer.pad_token_id, shared=shared, cache=cache)
+    rows_B = np.arange(len(prompts))
     for done in range(0, max_new_tokens, STRIDE):
         left = max_new_tokens - done
         batch = _extend(model, tokenizer, batch, choice, min(STRIDE, left))
@@ -251,6 +257,33 @@ def _stream(
             return
         going = np.flatnonzero(~ended_B)
         batch, rows_B, choice = batch.keep(going), rows_B[going], choice.keep(going)
+
+
+def _read_shared(model: PreTrainedModel, prompts: Sequence[Tokens]) -> tuple[int, Any]:
+    """Let the model read what all prompts start with, such as a system message, once.
+
+    Returns:
+        How many tokens that are, and what transformers keeps of them for each prompt; 0 and None if it is too few.
+    """
+    shortest = min(map(len, prompts))
+    same_T = (np.stack([prompt[:shortest] for prompt in prompts]) == prompts[0][:shortest]).all(axis=0)
+    # At least the last token of each prompt is read with the others.
+    shared = min(int(np.cumprod(same_T).sum()), shortest - 1)
+    if shared < SHARED or len(prompts) == 1:
+        return 0, None
+    plain = _plain(model)
+    was_training = plain.training
+    plain.eval()
+    try:
+        with torch.no_grad():
+            ids_BT = torch.from_numpy(prompts[0][None, :shared].astype(np.int64)).to(plain.device)
+            cache = plain(input_ids=ids_BT, use_cache=True).get("past_key_values")
+    finally:
+        plain.train(was_training)
+    if cache is None:
+        return 0, None
+    cache.batch_repeat_interleave(len(prompts))
+    return shared, cache
 
 
 def _extend(

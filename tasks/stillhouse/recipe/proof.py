@@ -68,9 +68,9 @@ class GenerationConfig(Config):
     """Of the samples."""
     compare: Literal["exact", "normalised", "last-number"] = "normalised"
     """``normalised``: case, punctuation and white space don't count. ``last-number``: the last number in both texts."""
-    metric: Literal["nll", "exact_match", "pass_at_1"] = "nll"
-    """By which models are compared where they answer. A student that reasons before it answers must be judged by its
-    answers: the loss of the right answer alone, without the reasoning before it, is no measure of it."""
+    metric: Literal["exact_match", "pass_at_1", "nll"] = "exact_match"
+    """By which models are compared where they answer. ``nll`` is the loss of the right answer right after the prompt:
+    no measure of a student that reasons before it answers."""
 
 
 class HarnessConfig(Config):

@@ -51,7 +51,7 @@ def run(context: StageContext) -> StageOutcome:
             freeze(frame, path)
             context.save_file(name, path)
     digests = {name: artifact.sha256 for name, artifact in {**context.request.inputs, **context.outputs}.items()}
-    context.save_bytes("card", write_card(recipe, curated.report, digests, notes=()).encode(), ".md")
+    context.save_bytes("card", write_card(recipe, curated.report, digests).encode(), ".md")
     report = _validate(context, curated, held_out) if len(curated.train) else None
     reject_if_beyond_limits(curated, recipe.synthesis.limits)
     if report is not None:

@@ -22,6 +22,9 @@ from stillhouse.stages.records import read_records, read_result
 
 Report = TypeVar("Report", bound=BaseModel)
 
+WRITTEN = "train, written"
+"""What the report calls the set that the teacher wrote."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reports:
@@ -73,10 +76,9 @@ class Reports:
 
     @property
     def checks(self) -> list[CheckResult]:
-        """The checks of all sets, those of the written one under names that say so."""
-        written = self.curated.checks if self.curated else ()
-        renamed = (check.model_copy(update={"table": f"{check.table}, written"}) for check in written)
-        return [*self.validation.checks, *renamed]
+        """The checks of all sets, and of the written one under a name that says so."""
+        written = (check for check in (self.curated.checks if self.curated else ()) if check.table == "train")
+        return [*self.validation.checks, *(check.model_copy(update={"table": WRITTEN}) for check in written)]
 
     @property
     def foretold(self) -> str:
@@ -101,7 +103,7 @@ def table_facts(context: StageContext, reports: Reports) -> list[TableFacts]:
     ]
     if reports.synthesis and "data-curated" in inputs:
         written = TableFacts(
-            name="train, written",
+            name=WRITTEN,
             num_rows=reports.synthesis.rows["train"],
             sha256=inputs["data-curated"].sha256,
             licence=recipe.teacher.licence,

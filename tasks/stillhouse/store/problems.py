@@ -47,14 +47,19 @@ def _make(source: ReasoningSource, folder: Path) -> None:
 def _problems(source: ReasoningSource) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of a library below it, whenever it is first compiled
-        from reasoning_gym.factory import DATASETS, create_dataset  # type: ignore[import-untyped]
+        from reasoning_gym.factory import DATASETS, create_dataset
     if source.task not in DATASETS:
         raise ConfigurationError(f"{LIBRARY} has no data set '{source.task}'; correct the source's task")
     try:
-        return create_dataset(source.task, size=source.size, seed=source.seed, **source.options)
+        return create_dataset(source.task, size=source.size, seed=_spread(source.seed), **source.options)
     except (AssertionError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(f"{source.task}: {LIBRARY} refuses these options ({reason}); correct them") from None
+
+
+def _spread(seed: int) -> int:
+    """Return the library's seed. It makes problem i of seed s from s + i, so near seeds would share their problems."""
+    return int(sha256_of(canonical_json(seed))[:7], 16)
 
 
 def _difficulty(metadata: dict[str, Any]) -> str | int | float:

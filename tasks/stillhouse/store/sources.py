@@ -55,7 +55,7 @@ def fetch_source(source: FileSource | ModelSource, cache: Path | None = None) ->
 
             return fetch_hub(source)
         case HubDataSource():
-            from stillhouse.store.remote import fetch_hub_data
+            from stillhouse.store.hub_data import fetch_hub_data
 
             return fetch_hub_data(source, cache)
         case RegistrySource():
@@ -87,7 +87,7 @@ def fingerprint_source(source: FileSource | ModelSource) -> str:
         case HubSource():
             return sha256_of(canonical_json({"repo": source.repo, "revision": source.revision}))
         case HubDataSource():
-            from stillhouse.store.remote import fingerprint_hub_data
+            from stillhouse.store.hub_data import fingerprint_hub_data
 
             return fingerprint_hub_data(source)
         case RegistrySource():

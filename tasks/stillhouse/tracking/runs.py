@@ -29,6 +29,7 @@ _TASK_TAG = "stillhouse.task_id"
 _KIND_TAG = "stillhouse.kind"
 _NOTE_TAG = "mlflow.note.content"
 _PARENT_TAG = "mlflow.parentRunId"
+_LOGGED_MODEL = "models:/m-"
 _SAMPLING_SECONDS = 5.0
 
 
@@ -189,12 +190,14 @@ class Tracking:
             figures: By name; see `stillhouse.evaluation.headline.headline_figures`.
         """
         with server_errors_explained(self._uri):
-            model_id = self._client.get_model_version(model, str(version)).model_id
-            if model_id is None:
+            # MLflow does not keep a version's ``model_id``, but its source names the logged model.
+            _, logged, number = self._client.get_model_version(model, str(version)).source.partition(_LOGGED_MODEL)
+            if not logged:
                 return
             # The run's own time, not now: logging the same again adds nothing.
             start = self._client.get_run(mlflow_run_id).info.start_time
-            self._log(mlflow_run_id, [Metric(f, value, start, 0, model_id=model_id) for f, value in figures.items()])
+            model_id = f"m-{number}"
+            self._log(mlflow_run_id, [Metric(name, figures[name], start, 0, model_id=model_id) for name in figures])
 
     def _end_curve(self, mlflow_run_id: str) -> None:
         """Let the background finish first: MLflow refuses a point that two requests bring at the same moment."""

@@ -7,14 +7,13 @@ from stillhouse.recipe import Recipe
 from stillhouse.recipe.synthesis import SynthesisConfig
 
 
-def write_card(recipe: Recipe, report: SynthesisReport, digests: Mapping[str, str], notes: tuple[str, ...]) -> str:
+def write_card(recipe: Recipe, report: SynthesisReport, digests: Mapping[str, str]) -> str:
     """Return the card as Markdown. Equal facts give equal cards.
 
     Args:
         recipe: What was asked for.
         report: What came of it.
         digests: sha256 of every file that the set came from and became, by name.
-        notes: Whole sentences about how answers were verified.
     """
     assert recipe.synthesis is not None
     parts = [
@@ -26,7 +25,6 @@ def write_card(recipe: Recipe, report: SynthesisReport, digests: Mapping[str, st
         _sets(report),
         *([_quality(report)] if report.rating else []),
         *([_reasoning(report)] if report.audit else []),
-        *(["## Notes\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Digests\n\n" + _table(("file", "sha256"), [(name, f"`{digest}`") for name, digest in digests.items()]),
     ]
     return "\n\n".join(parts) + "\n"

@@ -60,7 +60,7 @@ def _two_tasks(
 ) -> pd.DataFrame:
     """Return two kinds of rows: every label, and the rationales that were kept.
 
-    A row whose rationale was filtered out keeps its label, which is not the teacher's doing. So that the loss is the
+    A row whose rationale was filtered out keeps its label, which no teacher wrote. So that the loss is the
     weighted sum of two means, as equation 3 of Hsieh et al. (2023) has it, the rationales share the weight that one
     for each label would have.
     """
@@ -69,14 +69,20 @@ def _two_tasks(
     for candidate in candidates:
         prompt = synthesis.rationale_prompt.replace("{text}", candidate.prompt or "")
         rationales.setdefault(candidate.answer.prompt.row, []).append(
-            {"id": f"{candidate.id}-{_RATIONALE}", "text": candidate.text, "prompt": prompt, "weight": shared}
+            {
+                "id": f"{candidate.id}-{_RATIONALE}",
+                "text": candidate.text,
+                "prompt": prompt,
+                "teacher": teacher,
+                "weight": shared,
+            }
         )
     rows: list[dict[str, Any]] = []
     for row, text, prompt in zip(train["id"], train["text"], train["prompt"], strict=True):
-        label = {"id": f"{row}-{_LABEL}", "text": text, "prompt": prompt, "weight": synthesis.label_weight}
-        rows += [label, *rationales.get(row, [])]
-    frame = pd.DataFrame(rows, columns=["id", "text", "prompt"], dtype=object)
-    return frame.assign(teacher=teacher, weight=[float(row["weight"]) for row in rows])
+        label = {"id": f"{row}-{_LABEL}", "text": text, "prompt": prompt, "teacher": ""}
+        rows += [label | {"weight": synthesis.label_weight}, *rationales.get(row, [])]
+    frame = pd.DataFrame(rows, columns=["id", "text", "prompt", "teacher", "weight"], dtype=object)
+    return frame.astype({"weight": float})
 
 
 def _rank(candidate: Candidate, seed: int) -> str:

@@ -70,8 +70,9 @@ def test_other_numbers_are_wrong(text: str, reference: str) -> None:
 @given(st.integers(-(10**9), 10**9), st.integers(0, 6))
 def test_however_a_number_is_written_it_is_itself(value: int, decimals: int) -> None:
     written = f"So the result is {value / 10**decimals:,.{decimals}f}."
-    assert NUMERIC.accepts(answer("r", written), f"{value / 10**decimals:.{decimals}f}")
-    assert not NUMERIC.accepts(answer("r", written), f"{(value + 1) / 10**decimals + 1:.{decimals}f}")
+    exact = NumericEquality(NumericVerifier(tolerance=0))
+    assert exact.accepts(answer("r", written), f"{value / 10**decimals:.{decimals}f}")
+    assert not exact.accepts(answer("r", written), f"{(value + 1) / 10**decimals + 1:.{decimals}f}")
 
 
 def test_the_tolerance_is_relative_to_large_numbers_and_absolute_below_one() -> None:

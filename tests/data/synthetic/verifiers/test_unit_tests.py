@@ -62,7 +62,8 @@ def test_right_programs_pass_and_wrong_ones_do_not(verifier: UnitTests) -> None:
         "import sys\nsys.exit(0)",
         "raise SystemExit",
         "import os\nos.write(1, b'confined')\nos._exit(0)",
-        "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'0' * 32)\n    except OSError:\n        pass\nos._exit(0)",
+        "import os, contextlib\nfor fd in range(3, 64):\n"
+        "    with contextlib.suppress(OSError):\n        os.write(fd, b'0' * 32)\nos._exit(0)",
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
     ],
 )
@@ -77,8 +78,8 @@ def test_what_never_ends_is_ended(verifier: UnitTests) -> None:
 
 
 def test_processes_and_threads_are_refused(verifier: UnitTests) -> None:
-    for start in ("import os\nos.fork()", "import subprocess\nsubprocess.run(['true'])"):
-        assert _passes(verifier, f"try:\n{_indented(start)}\nexcept OSError:\n    refused = True", "assert refused")
+    for start in ("import os; os.fork()", "import subprocess; subprocess.run(['true'])"):
+        assert _passes(verifier, _tried(start), "assert refused")
     assert not _passes(verifier, "import os\nwhile True:\n    os.fork()")
 
 
@@ -103,7 +104,7 @@ def test_nothing_outside_its_folder_can_be_written(verifier: UnitTests, tmp_path
         f"os.truncate({str(target)!r}, 0)",
     ]
     for attempt in attempts:
-        program = f"import os\nopen('own', 'w').write('x')\ntry:\n    {attempt}\nexcept OSError:\n    refused = True"
+        program = f"import os\nopen('own', 'w').write('x')\n{_tried(attempt)}"
         assert _passes(verifier, program, "assert refused"), attempt
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert target.read_text() == "mine"
@@ -147,7 +148,7 @@ def test_there_is_no_network(verifier: UnitTests, listener: tuple[int, list[int]
     port, met = listener
     if verifier._sandbox.missing:
         pytest.skip(f"this machine runs programs {', '.join(verifier._sandbox.missing)}")
-    connect = f"import socket\ntry:\n    socket.create_connection(('127.0.0.1', {port}), 2)\nexcept OSError:\n    refused = True"
+    connect = "import socket\n" + _tried(f"socket.create_connection(('127.0.0.1', {port}), 2)")
     assert _passes(verifier, connect, "assert refused")
     assert not met
 
@@ -169,7 +170,7 @@ def test_nothing_is_left_running(verifier: UnitTests, monkeypatch: pytest.Monkey
 def test_root_is_given_up(verifier: UnitTests, tmp_path: Path) -> None:
     target = tmp_path / "mine.txt"
     target.write_text("mine")
-    program = f"import os\nuser = os.getuid()\ntry:\n    os.chmod({str(target)!r}, 0o777)\nexcept OSError:\n    refused = True"
+    program = f"import os\nuser = os.getuid()\n{_tried(f'os.chmod({str(target)!r}, 0o777)')}"
     assert _passes(verifier, program, "assert refused and user")
 
 
@@ -180,8 +181,8 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def _indented(code: str) -> str:
-    return "\n".join(f"    {line}" for line in code.splitlines())
+def _tried(statement: str) -> str:
+    return f"try:\n    {statement}\nexcept OSError:\n    refused = True"
 
 
 def test_the_caller_stays_who_it_is(verifier: UnitTests) -> None:

@@ -83,7 +83,7 @@ class Sandbox:
             question.write(json.dumps(request).encode(errors="replace"))
             question.seek(0)
             child = subprocess.Popen(
-                # As `-I`, which would ignore the seed of hashes too: what a program does must not differ from run to run.
+                # What `-I` does, but for the seed of hashes: a program must do the same in every run.
                 [*_isolation(), sys.executable, "-s", "-P", "-S", str(CHILD)],
                 stdin=question,
                 stdout=reply,

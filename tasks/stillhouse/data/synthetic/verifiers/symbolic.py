@@ -4,6 +4,7 @@ import json
 import selectors
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,8 @@ SECONDS = 20.0
 """For one comparison. Simplifying a wild expression may never end; it then counts as wrong."""
 START_SECONDS = 120.0
 """For the library to be imported on a busy machine."""
-CHILD = "stillhouse.data.synthetic.verifiers.symbolic_child"
+CHILD = Path(__file__).with_name("symbolic_child.py")
+"""Run as a script: as a module it would import the whole room first."""
 
 
 class SymbolicEquality:
@@ -55,7 +57,7 @@ class SymbolicEquality:
     def _ask(self, question: str) -> str:
         if self._child is None:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", CHILD],
+                [sys.executable, "-P", str(CHILD)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # it may name texts

@@ -26,8 +26,8 @@ class UnitTests:
         """
         if os.environ.get(PERMISSION) != "1":
             raise NotPermitted(
-                f"synthesis.verifier unit-tests runs generated code, which this machine does not allow; set {PERMISSION}=1 "
-                "where that may be, or choose another verifier"
+                "synthesis.verifier unit-tests runs generated code, which this machine does not allow; set "
+                f"{PERMISSION}=1 where that may be, or choose another verifier"
             )
         self._sandbox = Sandbox(seconds=config.seconds, memory_bytes=config.memory_mib << 20)
         for missing in self._sandbox.missing:
