@@ -19,6 +19,10 @@ start)
     [ -x .venv/bin/stillhouse ] || infra/install.sh run
     mkdir -p "$work"
     if ! running; then
+        if answers; then
+            echo "another server answers at $address; stop it, or choose another port: PORT=… infra/teacher.sh start" >&2
+            exit 78
+        fi
         nohup env OMP_WAIT_POLICY=PASSIVE .venv/bin/python infra/teacher_server.py --port "$port" --work "$work" \
             --threads "${THREADS:-2}" >"$work/$port.log" 2>&1 </dev/null &
         echo $! >"$pid_file"

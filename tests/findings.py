@@ -320,7 +320,7 @@ def make_synthesis(**changes: Any) -> SynthesisReport:
     given: dict[str, Any] = {
         "kind": "traces",
         "teacher": "large-1 at teacher.example",
-        "counts": AnswerCounts(prompts=3000, from_ledger=1200, requests=1841, refused=12, truncated=71, empty=3,
+        "counts": AnswerCounts(prompts=3000, refused=12, truncated=71, empty=3,
                                prompt_tokens=410_000, answer_tokens=302_511, cost=1.8374),
         "filters": (
             FilterCount(name="empty", seen=3000, removed=3),

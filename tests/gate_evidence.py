@@ -121,9 +121,7 @@ class Facts:
             retention=dict.fromkeys(names, self.retention) if self.retention and self.has_teacher else {},
             mean_retention=self.mean_retention if self.has_teacher else None,
             drops={},
-            excess_drops=dict.fromkeys(names[1:], self.excess_drop)
-            if self.excess_drop and self.has_teacher
-            else {},
+            excess_drops=dict.fromkeys(names[1:], self.excess_drop) if self.excess_drop and self.has_teacher else {},
         )
 
     def timings(self) -> Timings:

@@ -16,7 +16,7 @@ from stillhouse.store import fetch_artifact, read_artifact
 pytestmark = pytest.mark.slow
 
 LIMITS = {"max_refused": 1, "max_truncated": 1, "max_empty": 1, "max_duplicates": 1, "min_kept": 5}
-LOOSE = {"truncated": "keep", "max_repetition": 1.0, "duplicates": "keep"}
+LOOSE = {"truncated": "keep", "max_repetition": 1.0}
 
 
 POLICY = """\
@@ -65,7 +65,7 @@ def test_a_student_learns_what_the_teacher_wrote(synthesis: dict[str, Any], tmp_
     assert arms["sft"].inputs["train"] == validated.outputs["train"]
     rows = load_frozen(fetch_artifact(curated.outputs["train"], tmp_path / "look"))
     assert len(rows) == report.rows["train"] > 0
-    assert set(rows["teacher"]) == {"teacher"}
+    assert set(rows["teacher"]) - {""} == {"teacher"}  # labels of rationales were written by nobody
     (decided,) = found(tmp_path, "decide")
     decision = Decision.model_validate_json(read_artifact(decided.outputs["decision"]))
     assert decision.verdict == "promote", decision.rules

@@ -133,7 +133,6 @@ def test_what_the_teacher_wrote_and_how_its_reasoning_holds() -> None:
         "verifier 2,926 1,284 43.9 %",
         "kept 1,441 — 48.0 % left",
         "train what the candidate learns 1,441 150,312 0.412 0.731 0.347 0.0 %",
-        "of them answered before 1,200 and not asked again",
         "paid 1.84",
         "How its reasoning holds 56.1 % [53.0, 59.2] of 2,890 traces end in the right answer.",
         "Of traces of 1–40 words 71.0 % are right, of those of 161–400 words 20.0 %.",

@@ -77,6 +77,7 @@ def test_server_that_reports_probabilities_gives_the_candidate_a_cache() -> None
     planned = tasks(teacher=server, student=student, synthesis={"kind": "answers"}, distillation={"alpha": 0.5})
 
     assert planned["distill-kd"].inputs["cache-0"] == ("curate", "cache")
+    assert planned["curate"].inputs["start"] == ("initialise", "model")
     assert "cache-0" not in planned["distill-sft"].inputs
 
 

@@ -36,8 +36,12 @@ def test_policies_that_ship_protect_service(path: Path) -> None:
     policy = load_policy(path)
     assert policy.name == path.stem
     kinds = {rule.kind for rule in policy.rules}
-    assert {"integrity", "minimum-items", "beats-start", "not-worse-than-champion"} <= kinds
-    assert kinds & {"retention", "teacher-gap"}
+    assert {"integrity", "minimum-items", "not-worse-than-champion"} <= kinds
+    assert kinds & {"beats-start", "beats-control"}
+    # A teacher that is a server can't be measured beside the student, so an absolute bound must do.
+    assert kinds & {"retention", "teacher-gap", "bound"}
+    required = {check for rule in policy.rules if rule.kind == "integrity" for check in rule.checks}
+    assert {"terms", "leakage", "contamination"} <= required
 
 
 def test_the_layout_of_the_file_does_not_change_the_digest(tmp_path: Path) -> None:

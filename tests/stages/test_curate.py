@@ -3,17 +3,20 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from tiny_language import WORDS, save, tiny_causal, tiny_tokenizer
 from tiny_synthesis import TABLE, answer, problems, trace, write_recipe
 
 from stillhouse.contract import (
     AnswerCounts,
     Artifact,
     DataRejected,
+    NotPermitted,
     StageRequest,
     StageResult,
     SynthesisReport,
@@ -21,10 +24,12 @@ from stillhouse.contract import (
     sha256_of_file,
 )
 from stillhouse.data import ValidationReport, freeze, load_frozen
-from stillhouse.models.answers import Answer, write_answers
+from stillhouse.models.answers import Answer, TokenChoices, write_answers
 from stillhouse.recipe import load_recipe
 from stillhouse.stages import key_of, run_stage
 from stillhouse.stages.records import read_result
+from stillhouse.store import open_store, save_tree
+from stillhouse.teacher import CacheManifest
 
 ROWS = problems(60)
 LIMITS = {"min_kept": 5}
@@ -40,10 +45,12 @@ def _frame(path: Path, *, prompted: bool = True) -> pd.DataFrame:
     return pd.DataFrame(plain if prompted else {"id": rows["id"], "text": rows["question"]})
 
 
-def _run(recipe: Path, shards: Sequence[Sequence[Answer]], **overrides: Any) -> StageResult:
-    """Freeze the recipe's tables and run the stage on answers."""
+def _run(
+    recipe: Path, shards: Sequence[Sequence[Answer]], more: dict[str, Artifact] | None = None, **overrides: Any
+) -> StageResult:
+    """Freeze the recipe's tables and run the stage on answers and ``more`` inputs."""
     folder, prompted = recipe.parent, "prompt_column: question" in recipe.read_text()
-    inputs = {}
+    inputs = dict(more or {})
     for name in ("train", "validation", "test"):
         freeze(_frame(folder / f"{name}.jsonl", prompted=prompted), folder / f"{name}.parquet")
         inputs[name] = _artifact(folder / f"{name}.parquet")
@@ -246,3 +253,36 @@ def test_another_filter_or_limit_makes_another_set_and_another_price_does_not(tm
 
     assert key(synthesis__filters__min_words=2) != key() != key(synthesis__limits__min_kept=6)
     assert key(teacher__api__concurrency=2, teacher__api__prices__answer=9, training__epochs=1) == key()
+
+
+def test_generated_code_runs_only_where_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"id": f"r{n}", "question": f"Write f that adds {n}.", "answer": f"assert f(1) == {n + 1}"} for n in range(12)
+    ]
+    synthesis = {"kind": "traces", "samples": 1, "verifier": {"kind": "unit-tests", "seconds": 1}, "limits": LIMITS}
+    recipe = write_recipe(tmp_path, synthesis, rows)
+    programs = [f"```python\ndef f(x):\n    return x + {n + (n % 4 == 0)}\n```" for n in range(12)]
+    answers = [answer(row["id"], f"So:\n{program}") for row, program in zip(rows, programs, strict=True)]
+    with pytest.raises(NotPermitted, match="set STILLHOUSE_RUN_GENERATED_CODE=1"):
+        _run(recipe, [answers])
+    monkeypatch.setenv("STILLHOUSE_RUN_GENERATED_CODE", "1")
+    result = _run(recipe, [answers], **{"data.checks.min_rows": 5})
+    kept = load_frozen(_output(result, "train"))["id"][:]
+    assert kept == [f"r{n}-0" for n in range(12) if n % 4]
+
+
+def test_what_a_server_said_about_its_tokens_becomes_a_cache(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, {"kind": "answers", "limits": LIMITS}, ROWS)
+    folder = save(tiny_causal(), tiny_tokenizer(), tmp_path / "start")
+    answers = []
+    for number, row in enumerate(ROWS):
+        words = [*random.Random(number).choices(WORDS, k=3), WORDS[number % len(WORDS)]]
+        said = tuple(TokenChoices(token=word, alternatives={word: -0.1, WORDS[0]: -3.0}) for word in words)
+        answers.append(replace(answer(row["id"], " ".join(words)), choices=said))
+    grey = {"teacher.api.top_logprobs": 2, "distillation.alpha": 0.5, "distillation.temperature": 1.0}
+    start = {"start": save_tree(open_store(f"file://{tmp_path / 'models'}"), "start", folder)}
+    result = _run(recipe, [answers], more=start, **grey, **{"training.max_tokens": 32})
+    manifest = CacheManifest.model_validate_json((_output(result, "cache") / "manifest.json").read_bytes())
+    assert manifest.identity.data_sha256 == result.outputs["train"].sha256
+    assert manifest.num_rows == 60
+    assert manifest.num_targets

@@ -87,9 +87,9 @@ def test_shards_share_the_prompts_and_together_ask_each_once(request_of: Ask, te
         ["r2", "r5"],
     ]
     assert sorted(teacher.asked.values()) == [1] * ROWS
-    whole, counts, _ = run(request_of(), tmp_path)  # a run without shards finds all of them
-    assert len(whole) == counts.from_ledger == ROWS
-    assert counts.requests == 0
+    whole, counts, result = run(request_of(), tmp_path)  # a run without shards finds all of them
+    assert len(whole) == result.metrics["answers.from_ledger"] == ROWS
+    assert result.metrics["answers.requests"] == counts.from_ledger == 0
     assert sum(teacher.asked.values()) == ROWS
 
 
@@ -107,9 +107,9 @@ def test_a_judge_reviews_in_a_second_round(request_of: Ask, teacher: Teacher, tm
 
 
 def test_a_teacher_on_this_machine_writes_the_same_way(request_of: Ask, teacher: Teacher, tmp_path: Path) -> None:
-    answers, counts, _ = run(request_of(local=True), tmp_path)
+    answers, _, result = run(request_of(local=True), tmp_path)
     assert [answer.prompt.row for answer in answers] == [f"r{i}" for i in range(ROWS)]
-    assert counts.requests == ROWS
+    assert result.metrics["answers.requests"] == ROWS
     assert not teacher.bodies
 
 
@@ -121,8 +121,9 @@ def test_too_many_truncations_stop_the_stage_as_soon_as_that_is_certain(
         run(asked, tmp_path)
     assert len(teacher.bodies) == 3
     # The bound is no part of the questions: with another one the three are known.
-    _, counts, _ = run(request_of(max_new_tokens=1), tmp_path)
-    assert (counts.from_ledger, counts.requests, counts.truncated) == (3, ROWS - 3, ROWS)
+    _, counts, result = run(request_of(max_new_tokens=1), tmp_path)
+    assert counts.truncated == ROWS
+    assert (result.metrics["answers.from_ledger"], result.metrics["answers.requests"]) == (3, ROWS - 3)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ class AnswerCounts(Config):
     cost: float = Field(default=0.0, ge=0)
     """In the currency of the recipe's prices, of all answers, whoever paid for them first."""
 
+    @property
+    def of_answers(self) -> "AnswerCounts":
+        """The counts that depend on the answers alone, and not on how often and when they were asked for."""
+        return self.model_copy(update={"from_ledger": 0, "requests": 0})
+
     def plus(self, other: "AnswerCounts") -> "AnswerCounts":
         """Return the sum of both."""
         mine, theirs = self.model_dump(), other.model_dump()

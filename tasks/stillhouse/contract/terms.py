@@ -53,5 +53,6 @@ class TermsReport(Config):
     def integrity(self) -> IntegrityCheck:
         """What the gate makes of it."""
         refused = [finding.teacher for finding in self.findings if not finding.permitted]
-        detail = f"{len(self.findings)} teachers, {len(refused)} not permitted by policy {self.policy}"
+        noun = "teacher" if len(self.findings) == 1 else "teachers"
+        detail = f"{len(self.findings)} {noun}, {len(refused)} not permitted by policy {self.policy}"
         return IntegrityCheck(name="terms", outcome="fail" if refused else "pass", detail=detail)

@@ -4,7 +4,6 @@ spent on training."""
 import unicodedata
 from collections import Counter
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from stillhouse.contract import DataRejected
+from stillhouse.data.languages import language_of
 from stillhouse.data.prepare import ranks
 from stillhouse.data.report import CoverageFigure, CoverageName
 from stillhouse.data.tables import row_keys
@@ -33,7 +33,7 @@ MIN_TEXTS = 50
 MAX_TEXTS = 10_000
 """Of a set that are compared; the texts and the seed choose them."""
 MAX_CHARACTERS = 2_000
-"""Of a text that are embedded, and that tell its language."""
+"""Of a text that are embedded."""
 CONFIDENCE = 0.95
 
 
@@ -82,7 +82,7 @@ def measure_coverage(
         "auroc": _auroc(ours_ND, theirs_MD),
         "length_distance": _length_distance(ours["text"], theirs["text"]),
         "script_distance": _total_variation(ours["text"].map(script), theirs["text"].map(script)),
-        "language_distance": _total_variation(ours["text"].map(language), theirs["text"].map(language)),
+        "language_distance": _total_variation(ours["text"].map(language_of), theirs["text"].map(language_of)),
     }
     if "label" in ours and "label" in theirs:
         figures["label_distance"] = _total_variation(ours["label"], theirs["label"])
@@ -93,19 +93,6 @@ def script(text: str) -> str:
     """Return the script of most of a text's letters, by the first word of their Unicode names, or "NONE"."""
     counts = Counter(_script_of(letter) for letter in text if letter.isalpha())
     return max(counts, key=lambda name: (counts[name], name), default="NONE")
-
-
-def language(text: str) -> str:
-    """Return the ISO 639-1 code of a text's language, in which it is most probably written."""
-    code: str = _identifier().classify(text[:MAX_CHARACTERS])[0]
-    return code
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads 4 MB
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 @cache

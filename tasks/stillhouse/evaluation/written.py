@@ -26,8 +26,6 @@ def counts_table(report: SynthesisReport) -> Table:
     counts = report.counts
     rows = [
         _fact("answers that were wanted", f"{counts.prompts:,}", f"by {report.teacher}"),
-        _fact("of them answered before", f"{counts.from_ledger:,}", "and not asked again"),
-        _fact("requests that were sent", f"{counts.requests:,}", "failed tries included"),
         _fact("refused", *_share(counts.refused, counts.prompts)),
         _fact("cut off at their bound", *_share(counts.truncated, counts.prompts)),
         _fact("empty", *_share(counts.empty, counts.prompts)),

@@ -16,6 +16,7 @@ from stillhouse.contract import (
     Promotion,
     ResultRef,
     StageResult,
+    SynthesisReport,
     Timings,
 )
 from stillhouse.orchestration.plan import PlannedTask
@@ -57,7 +58,10 @@ def show_outcome(results: Mapping[str, ResultRef]) -> ExitCode:
     timings = _document(evaluation.outputs["timings"], Timings)
     decision = _document(decided.outputs["decision"], Decision)
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
-    console.print(render_text(summary, timings, decision))
+    synthesis = None
+    if "curate" in results:
+        synthesis = _document(read_result(results["curate"]).outputs["report"], SynthesisReport)
+    console.print(render_text(summary, timings, decision, synthesis))
     if "promote" not in results:
         console.print("[yellow]Nothing was promoted.")
         return ExitCode.NOT_PROMOTED

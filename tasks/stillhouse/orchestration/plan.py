@@ -89,7 +89,9 @@ def _writing(recipe: Recipe) -> list[PlannedTask]:
             | {f"counts-{shard}": (task, "counts") for shard, task in enumerate(shards)}
             | _train()
             | _held_out(recipe)
-            | _weights(recipe),
+            | _weights(recipe)
+            # What a server says about its tokens is kept in those of the student.
+            | ({"start": ("initialise", "model")} if recipe.imitates_distributions else {}),
         ),
     ]
 

@@ -94,7 +94,8 @@ def _generate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str,
 def _curate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     named = ("teacher.api.base_url", "teacher.api.model") if recipe.teacher.api else ("teacher.source",)
     embedding = ("teacher.batch_size", "training.max_tokens")
-    return ("data", "synthesis", "teacher.licence", "teacher.terms", *named, *embedding)
+    imitated = ("teacher.api.top_logprobs", "distillation.temperature") if recipe.imitates_distributions else ()
+    return ("task", "data", "synthesis", "teacher.licence", "teacher.terms", *named, *embedding, *imitated)
 
 
 def _curate_sources(recipe: Recipe) -> Mapping[str, Source]:
@@ -180,7 +181,7 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="curate",
             reads=_curate_reads,
-            code=("data", "models"),
+            code=("data", "models", "teacher"),
             distributions=(*_TORCH, *_DATA, "py3langid", "math-verify"),
             sources=_curate_sources,
         ),

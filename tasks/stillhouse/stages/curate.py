@@ -1,24 +1,27 @@
 """Stage ``curate``: what the teacher wrote becomes a data set, as clean and as checked as one that people collected.
 
 Outputs: ``train`` and, if it is among the controls, ``unfiltered`` (Parquet), ``report`` (SynthesisReport),
-``validation`` (ValidationReport), ``docs`` (Data Docs), ``card`` (Markdown).
+``validation`` (ValidationReport), ``docs`` (Data Docs), ``card`` (Markdown); where the student
+imitates more than words, ``cache``.
 """
 
-import pandas as pd
+from collections.abc import Sequence
 
 from stillhouse.contract import AnswerCounts, pretty_json
-from stillhouse.data import Tables, ValidationReport, freeze, load_frozen, reject_if_critical
+from stillhouse.data import ValidationReport, freeze, load_frozen, reject_if_critical
 from stillhouse.data.docs import write_data_docs
-from stillhouse.data.prepare import read_reference
-from stillhouse.data.suites import validate
 from stillhouse.data.synthetic.card import write_card
+from stillhouse.data.synthetic.checking import validate_written
 from stillhouse.data.synthetic.curate import Curated, curate, reject_if_beyond_limits
 from stillhouse.data.synthetic.embedding import TeacherEmbedding
 from stillhouse.data.synthetic.quality import Embed, word_counts
-from stillhouse.models import configure_torch
-from stillhouse.models.answers import read_answers
+from stillhouse.data.synthetic.rows import choices_by_row
+from stillhouse.models import configure_torch, documents_of, load_model, load_tokenizer, vocabulary_size
+from stillhouse.models.answers import Answer, read_answers
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.store import fetch_source
+from stillhouse.teacher import server_cache_identity
+from stillhouse.teacher.api.targets import write_server_cache
 
 HELD_OUT = r"validation|test|ood-.*"
 
@@ -35,9 +38,10 @@ def run(context: StageContext) -> StageOutcome:
     assert recipe.synthesis is not None
     configure_torch(threads=context.cpus, seed=0)
     held_out = {name: load_frozen(path).to_pandas() for name, path in context.inputs(HELD_OUT)}
+    answers = read_answers([path for _, path in context.inputs(r"answers-\d+")])
     curated = curate(
         recipe,
-        read_answers([path for _, path in context.inputs(r"answers-\d+")]),
+        answers,
         _counts(context),
         train=load_frozen(context.input("train")).to_pandas(),
         held_out=held_out,
@@ -52,10 +56,17 @@ def run(context: StageContext) -> StageOutcome:
             context.save_file(name, path)
     digests = {name: artifact.sha256 for name, artifact in {**context.request.inputs, **context.outputs}.items()}
     context.save_bytes("card", write_card(recipe, curated.report, digests).encode(), ".md")
-    report = _validate(context, curated, held_out) if len(curated.train) else None
+    report = None
+    if len(curated.train):
+        report = validate_written(curated, held_out, recipe.data, fetch_source)
+        write_data_docs(report, context.workspace / "docs")
+        context.save_bytes("validation", pretty_json(report), ".json")
+        context.save_tree("docs", context.workspace / "docs")
     reject_if_beyond_limits(curated, recipe.synthesis.limits)
     if report is not None:
         reject_if_critical(report)
+    if recipe.imitates_distributions:
+        _write_cache(context, answers)
     return _outcome(curated, report)
 
 
@@ -76,34 +87,24 @@ def _embed(context: StageContext) -> Embed:
     )
 
 
-def _validate(context: StageContext, curated: Curated, held_out: dict[str, pd.DataFrame]) -> ValidationReport:
-    data = context.recipe.data
-    order = ["validation", "test", *sorted(held_out.keys() - {"validation", "test"})]
-    tables = Tables(
-        frames={"train": curated.train} | {name: held_out[name] for name in order if name in held_out},
-        dropped={"train": curated.dropped},
-        reference=read_reference(data, fetch_source),
-    )
-    report = validate(tables, data)
-    docs = context.workspace / "docs"
-    write_data_docs(report, docs)
-    context.save_bytes("validation", pretty_json(report), ".json")
-    context.save_tree("docs", docs)
-    return report
+def _write_cache(context: StageContext, answers: Sequence[Answer]) -> None:
+    """Keep what the server said about the tokens of its answers, in the tokens of the student."""
+    recipe, training, folder = context.recipe, context.recipe.training, context.input("start")
+    tokenizer, rows = load_tokenizer(folder), load_frozen(context.workspace / "train.parquet")
+    size = vocabulary_size(load_model(folder, task=recipe.task), tokenizer)
+    data_sha256, target = context.outputs["train"].sha256, context.workspace / "cache"
+    identity = server_cache_identity(recipe, tokenizer, data_sha256=data_sha256, vocabulary_size=size)
+    lengths, share, seed = training.max_tokens, training.mask_share, training.seed
+    documents = documents_of(recipe.task, tokenizer, rows, max_tokens=lengths, mask_share=share, seed=seed)
+    choices = choices_by_row(answers, recipe.synthesis)
+    write_server_cache(target, documents, choices, tokenizer, identity=identity)
+    context.save_tree("cache", target)
 
 
 def _outcome(curated: Curated, report: ValidationReport | None) -> StageOutcome:
-    facts = curated.report
-    metrics = {f"rows.{name}": float(count) for name, count in facts.rows.items()}
-    metrics |= {f"tokens.{name}": float(count) for name, count in facts.tokens.items()}
-    metrics |= {f"removed.{count.name}": float(count.removed) for count in facts.filters}
-    metrics |= {f"share.{name}": share for name, share in curated.shares.items()}
-    metrics |= {f"self_bleu.{name}": found.self_bleu for name, found in facts.diversity.items()}
-    if facts.audit is not None:
-        metrics |= {"accuracy": facts.audit.accuracy.value, "wrong_steps": float(facts.audit.wrong_steps)}
-    answers = facts.filters[0].seen
     warnings = len(report.warnings) if report else 0
     return StageOutcome(
-        summary=f"{facts.kept:,} of {answers:,} answers kept" + (f", with {warnings} warnings" if warnings else ""),
-        metrics=metrics,
+        summary=f"{curated.report.kept:,} of {curated.report.filters[0].seen:,} answers kept"
+        + (f", with {warnings} warnings" if warnings else ""),
+        metrics=curated.metrics,
     )

@@ -3,7 +3,7 @@
 Prompt i of all prompts belongs to shard ``i modulo shards``, so that every shard gets a share of every part of the
 data. What any shard of any run was answered before is not asked again.
 
-Outputs: ``answers`` (Parquet) and ``counts`` (`AnswerCounts`, JSON).
+Outputs: ``answers`` (Parquet) and ``counts`` (`AnswerCounts`, JSON), the same however often the stage was killed.
 """
 
 import time
@@ -54,7 +54,7 @@ def run(context: StageContext) -> StageOutcome:
     path = context.workspace / "answers.parquet"
     write_answers(answers, path)
     context.save_file("answers", path)
-    context.save_bytes("counts", pretty_json(counts), ".json")
+    context.save_bytes("counts", pretty_json(counts.of_answers), ".json")
     return StageOutcome(
         summary=f"{len(answers):,} answers, {counts.from_ledger:,} of {counts.prompts:,} known before",
         metrics={f"answers.{name}": float(value) for name, value in counts.model_dump().items()},

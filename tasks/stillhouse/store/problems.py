@@ -29,7 +29,8 @@ def fingerprint_problems(source: ReasoningSource) -> str:
         release = version(LIBRARY)
     except PackageNotFoundError:
         raise ConfigurationError(f"{source.title}: install stillhouse[reasoning] to make problems") from None
-    return sha256_of(canonical_json({"library": release, "source": source.model_dump(mode="json")}))
+    parameters = source.model_dump(mode="json") | {"seed": _spread(source.seed), "ids": source.seed}
+    return sha256_of(canonical_json({"library": release, "source": parameters}))
 
 
 def _make(source: ReasoningSource, folder: Path) -> None:

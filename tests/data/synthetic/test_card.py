@@ -21,7 +21,7 @@ def test_the_card_says_who_wrote_what_under_which_terms_and_shows_no_text(tmp_pa
         for row in rows
         for n in range(2)
     ]
-    counts = AnswerCounts(prompts=80, from_ledger=7, requests=75, answer_tokens=1234, cost=0.5)
+    counts = AnswerCounts(prompts=80, answer_tokens=1234, cost=0.5)
     report = curate(recipe, answers, counts, train=train, held_out={}).report
     card = write_card(recipe, report, {"train": "ab" * 32})
     for fact in (
@@ -32,7 +32,6 @@ def test_the_card_says_who_wrote_what_under_which_terms_and_shows_no_text(tmp_pa
         "> Solve: {problem}",
         "> Be exact.\n> Be | brief.",
         "| verifier | numeric |",
-        "| of them, known before | 7 |",
         "| verification | 80 | 40 |",
         "| right answers | 50.0% (",
         f"| train | `{'ab' * 32}` |",

@@ -69,12 +69,6 @@ def read_steps(text: str) -> list[Step]:
     return found
 
 
-def evaluate(expression: str) -> Fraction | None:
-    """Return the exact value of numbers joined by ``+ - * /`` and brackets; None if it has none."""
-    side = _read_side(expression)
-    return None if side is None else side.value
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Side:
     text: str

@@ -74,8 +74,6 @@ def _answers(report: SynthesisReport) -> str:
     counts = report.counts
     figures = [
         ("answers wanted, reviews included", counts.prompts),
-        ("of them, known before", counts.from_ledger),
-        ("requests sent", counts.requests),
         ("refused", counts.refused),
         ("truncated", counts.truncated),
         ("empty", counts.empty),

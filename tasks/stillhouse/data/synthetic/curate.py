@@ -43,6 +43,19 @@ class Curated:
     shares: dict[str, float]
     """Of all answers: ``refused``, ``truncated``, ``empty``, ``duplicates``."""
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures of the report that are worth a curve over runs."""
+        report = self.report
+        figures = {f"rows.{name}": float(count) for name, count in report.rows.items()}
+        figures |= {f"tokens.{name}": float(count) for name, count in report.tokens.items()}
+        figures |= {f"removed.{count.name}": float(count.removed) for count in report.filters}
+        figures |= {f"share.{name}": share for name, share in self.shares.items()}
+        figures |= {f"self_bleu.{name}": found.self_bleu for name, found in report.diversity.items()}
+        if report.audit is not None:
+            figures |= {"accuracy": report.audit.accuracy.value, "wrong_steps": float(report.audit.wrong_steps)}
+        return figures
+
 
 def curate(
     recipe: Recipe,

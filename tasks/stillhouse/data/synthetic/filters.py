@@ -3,13 +3,13 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from stillhouse.contract import ConfigurationError, FilterCount
 from stillhouse.data.contamination import near_duplicates, near_earlier
+from stillhouse.data.languages import known_languages, language_of
 from stillhouse.data.prepare import shares_text
 from stillhouse.data.synthetic.candidates import Candidate, scopes_of, texts_frame
 from stillhouse.recipe import ContaminationConfig
@@ -136,13 +136,6 @@ def _pattern_filter(pattern: str) -> Filter:
 
 
 def _language_filter(language: str) -> Filter:
-    if language not in _identifier().labels:
+    if language not in known_languages():
         raise ConfigurationError(f"synthesis.filters.language: {language} can't be identified; leave it out")
-    return each("language", lambda candidate: _identifier().classify(candidate.text)[0] == language)
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads 4 MB
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
+    return each("language", lambda candidate: language_of(candidate.text) == language)

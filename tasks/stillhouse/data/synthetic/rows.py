@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from stillhouse.data.synthetic.candidates import Candidate
+from stillhouse.models.answers import Answer, TokenChoices
 from stillhouse.recipe.synthesis import RationalesConfig, SynthesisConfig
 
 _LABEL = "label"
@@ -53,6 +54,12 @@ def draw_unfiltered(pool: Sequence[Candidate], tokens: int, *, seed: int) -> lis
 def answer_tokens(candidates: Sequence[Candidate]) -> int:
     """Return how many tokens the answers have together, by the teacher's count."""
     return sum(candidate.answer.answer_tokens for candidate in candidates)
+
+
+def choices_by_row(answers: Sequence[Answer], synthesis: SynthesisConfig | None) -> dict[str, Sequence[TokenChoices]]:
+    """Return what a server said about the tokens of its answers, by the id of the row that each became, if it did."""
+    ending = f"-{_RATIONALE}" if isinstance(synthesis, RationalesConfig) else ""
+    return {f"{a.prompt.row}-{a.prompt.sample}{ending}": a.choices for a in answers if a.choices}
 
 
 def _two_tasks(

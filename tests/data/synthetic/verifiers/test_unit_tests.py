@@ -189,3 +189,14 @@ def test_the_caller_stays_who_it_is(verifier: UnitTests) -> None:
     before = (os.getuid(), os.getcwd())
     _passes(verifier, RIGHT)
     assert (os.getuid(), os.getcwd()) == before
+
+
+def test_what_the_machine_can_not_keep_away_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(PERMISSION, "1")
+    monkeypatch.setattr(sandbox, "_isolation", lambda: ())
+    verifier = UnitTests(UnitTestVerifier(seconds=1, memory_mib=256))
+    assert "generated code runs here with the network" in caplog.text
+    assert _passes(verifier, RIGHT)
+    assert not _passes(verifier, "import os\nwhile True:\n    os.fork()")
