@@ -196,10 +196,9 @@ def _block(rows: pa.Table, where: str, metric: Metric) -> Block:
     if coded:
         metrics["bits_per_byte"] = lambda sums_RK: _ratio(sums_RK, LOSS, BYTES) / (UNIT * np.log(2))
     if answered:
-        metrics |= {
-            "exact_match": lambda sums_RK: _ratio(sums_RK, GREEDY, ITEMS),
-            "pass_at_1": lambda sums_RK: _ratio(sums_RK, RIGHT, SAMPLES),
-        }
+        metrics["exact_match"] = lambda sums_RK: _ratio(sums_RK, GREEDY, ITEMS)
+        if columns_NK[:, SAMPLES].any():
+            metrics["pass_at_1"] = lambda sums_RK: _ratio(sums_RK, RIGHT, SAMPLES)
     return Block(
         columns_NK=columns_NK,
         metrics=metrics,

@@ -62,8 +62,9 @@ class GenerationConfig(Config):
     """Answers that can be verified: the model continues the prompt, and the row's text is the right answer."""
 
     max_new_tokens: int = Field(default=32, ge=1)
-    samples: int = Field(default=1, ge=1)
-    """Answers per prompt besides the greedy one that exact match judges: pass@1 is their share that is right."""
+    samples: int = Field(default=1, ge=0)
+    """Answers per prompt besides the greedy one that exact match judges: pass@1 is their share that is right. 0 leaves
+    pass@1 out."""
     temperature: float = Field(default=0.7, gt=0)
     """Of the samples."""
     compare: Literal["exact", "normalised", "last-number"] = "normalised"
@@ -71,6 +72,12 @@ class GenerationConfig(Config):
     metric: Literal["exact_match", "pass_at_1", "nll"] = "exact_match"
     """By which models are compared where they answer. ``nll`` is the loss of the right answer right after the prompt:
     no measure of a student that reasons before it answers."""
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> Self:
+        if self.metric == "pass_at_1" and self.samples == 0:
+            raise ValueError("metric pass_at_1 needs samples")
+        return self
 
 
 class HarnessConfig(Config):
