@@ -254,6 +254,7 @@ def recipe_new(
 @recipe_app.command("check")
 def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Check a recipe, its policy and its files without running anything, and say what its teachers' terms are."""
+    from stillhouse.orchestration.plan import plan
     from stillhouse.promotion.policy import load_policy
     from stillhouse.stages.catalog import CATALOG
     from stillhouse.stages.permit import judge_teachers
@@ -262,8 +263,8 @@ def recipe_check(recipe: RecipeArgument, settings: SetOption = None) -> None:
 
     loaded = load_recipe(find_recipe(recipe), _overrides(settings))
     load_policy(Path(loaded.gate.policy))
-    for spec in CATALOG.values():
-        for source in spec.sources(loaded).values():
+    for stage in dict.fromkeys(task.stage for task in plan(loaded)):
+        for source in CATALOG[stage].sources(loaded).values():
             fingerprint_source(source)
     typer.echo(f"{loaded.name}: a valid recipe for {loaded.task}; {len(loaded.data.suites())} suites judge its student")
     for finding in judge_teachers(loaded, candidates=True).findings:

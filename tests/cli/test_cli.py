@@ -17,7 +17,7 @@ def stillhouse(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "questions", "questions-fine"])
+@pytest.mark.parametrize("name", ["quickstart", "questions-fine", "distilbert", "deepseek-r1", "step-by-step"])
 def test_every_shipped_recipe_passes_its_check(name: str) -> None:
     checked = stillhouse("recipe", "check", name)
     assert checked.returncode == ExitCode.OK, checked.stderr

@@ -219,6 +219,7 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.tables",
                 "data.reading",
                 "stages.evidence",
+                "stages.facts",
                 "stages.records",
                 "models",
                 "evaluation",

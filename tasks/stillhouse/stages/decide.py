@@ -13,7 +13,8 @@ from stillhouse.evaluation import ReportInputs, read_records, render_card, rende
 from stillhouse.promotion.gate import decide
 from stillhouse.promotion.policy import load_policy
 from stillhouse.stages.context import StageContext, StageOutcome
-from stillhouse.stages.evidence import Reports, table_facts, task_costs
+from stillhouse.stages.evidence import Reports
+from stillhouse.stages.facts import table_facts, task_costs
 
 
 def run(context: StageContext) -> StageOutcome:
