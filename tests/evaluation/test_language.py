@@ -149,6 +149,13 @@ def test_answers_give_exact_match_and_pass_at_1() -> None:
     assert read_blocks(records, "stories", MODELS, CONFIG).models["kd"].proportions == {"exact_match": (3, 4)}
 
 
+def test_answers_without_samples_have_no_pass_at_1() -> None:
+    answers = RightAnswers(greedy_N=np.asarray([True, False]), samples_N=np.zeros(2, dtype=np.int64), samples=0)
+    figures = values(records_of({name: found([1] * 2, [1.0] * 2) for name in MODELS}, answers=answers))
+    assert figures["exact_match"] == 1 / 2
+    assert "pass_at_1" not in figures
+
+
 def test_summary_compares_language_models_by_their_loss() -> None:
     rng = np.random.default_rng(2)
     targets_N = rng.integers(5, 60, 120)

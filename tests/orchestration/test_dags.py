@@ -46,6 +46,13 @@ def test_every_task_still_waits_for_all_that_it_reads(recipe_file: Path) -> None
         assert {airflow_place(up)[0] for up in task.upstream} <= before
 
 
+def test_a_promotion_updates_the_asset_of_its_model_and_nothing_else_does(recipe_file: Path) -> None:
+    dag = build_dag(recipe_file)
+
+    updated = {task.task_id: [asset.uri for asset in task.outlets] for task in dag.tasks if task.outlets}
+    assert updated == {"promote": ["stillhouse://models/toy"]}
+
+
 def test_teacher_shards_are_mapped(recipe_file: Path) -> None:
     teach = build_dag(recipe_file).get_task("teach")
 

@@ -36,6 +36,11 @@ def test_labels_are_for_classifiers_alone(document: dict[str, Any]) -> None:
     ("task", "sections", "reason"),
     [
         ("masked-lm", {"distillation": {"on_policy": {}}}, "on_policy needs task causal-lm"),
+        (
+            "causal-lm",
+            {"evaluation": {"generation": {"metric": "pass_at_1", "samples": 0}}},
+            "metric pass_at_1 needs samples",
+        ),
         ("causal-lm", {"student": {"layers": 1, "vocabulary": 100}}, "vocabulary needs task text-classification"),
         (
             "text-classification",

@@ -1,11 +1,10 @@
 """Which registered versions contain output of a teacher, at the terminal."""
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stillhouse.contract import ConfigurationError
-from stillhouse.orchestration.outcome import LOG_WIDTH
+from stillhouse.orchestration.outcome import result_console
 from stillhouse.promotion.ledger import Ledger, PromotionEntry
 from stillhouse.promotion.lineage import TaughtVersion, taught_by
 from stillhouse.promotion.registry import Registry
@@ -29,9 +28,7 @@ def show_lineage(text: str, *, tracking_uri: str | None, store: str | None = Non
     if not tracking_uri:
         raise ConfigurationError("name the MLflow server: --tracking, or MLFLOW_TRACKING_URI in the environment")
     found = list(taught_by(text.strip(), Registry(tracking_uri)))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = result_console()
     if not found:
         console.print(f"no registered version at {tracking_uri} contains output of a teacher like '{escape(text)}'")
         return found

@@ -30,6 +30,11 @@ LOG_WIDTH = 120
 """Columns where the output goes to a file, which has no width of its own."""
 
 
+def result_console() -> Console:
+    """Return where results are printed: as wide as the terminal, or as `LOG_WIDTH` without one."""
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
 def print_task(task: PlannedTask, result: StageResult | None) -> None:
     """Print a line as a task begins, and one when it has ended."""
     console = Console(highlight=False)
@@ -57,7 +62,7 @@ def show_outcome(results: Mapping[str, ResultRef]) -> ExitCode:
     summary = _document(evaluation.outputs["summary"], EvaluationSummary)
     timings = _document(evaluation.outputs["timings"], Timings)
     decision = _document(decided.outputs["decision"], Decision)
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = result_console()
     synthesis = None
     if "curate" in results:
         synthesis = _document(read_result(results["curate"]).outputs["report"], SynthesisReport)

@@ -16,6 +16,10 @@ class PricesConfig(Config):
     answer: float = Field(default=0.0, ge=0)
     """For a million tokens that it writes."""
 
+    def cost(self, *, prompt_tokens: int, answer_tokens: int) -> float:
+        """Return what so many tokens cost."""
+        return (prompt_tokens * self.prompt + answer_tokens * self.answer) / 1_000_000
+
 
 class CeilingConfig(Config):
     """Hard bounds of a whole run, over all shards and tries. Reaching one stops the stage with exit code 77."""

@@ -22,7 +22,6 @@ from stillhouse.teacher.writer import Writer
 logger = logging.getLogger(__name__)
 
 _READERS = 16  # a bucket answers in tens of milliseconds, whatever the number of questions
-_MILLION = 1_000_000
 
 
 class StoredAnswer(Config):
@@ -195,7 +194,6 @@ class _Tally:
 
 def _counts(stored: StoredAnswer, prices: PricesConfig, *, from_ledger: bool) -> AnswerCounts:
     """Return the counts of one answer. One that was declined does not count as empty."""
-    cost = stored.prompt_tokens * prices.prompt + stored.answer_tokens * prices.answer
     return AnswerCounts(
         prompts=1,
         from_ledger=int(from_ledger),
@@ -204,7 +202,7 @@ def _counts(stored: StoredAnswer, prices: PricesConfig, *, from_ledger: bool) ->
         empty=int(stored.finish != "refusal" and not stored.text.strip()),
         prompt_tokens=stored.prompt_tokens,
         answer_tokens=stored.answer_tokens,
-        cost=cost / _MILLION,
+        cost=prices.cost(prompt_tokens=stored.prompt_tokens, answer_tokens=stored.answer_tokens),
     )
 
 

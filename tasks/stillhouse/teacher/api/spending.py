@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 16  # requests that are reserved at once
 _TRIES = 1000  # of a compare-and-swap that others keep winning
-_MILLION = 1_000_000
 
 
 class Amount(Config):
@@ -74,9 +73,9 @@ class Spending:
 
     def amount(self, *, prompt_tokens: int, answer_tokens: int, requests: int = 1) -> Amount:
         """Return what so many tokens are."""
-        cost = prompt_tokens * self._prices.prompt + answer_tokens * self._prices.answer
         bounded = self._ceiling.cost is not None
-        return Amount(requests=requests, tokens=prompt_tokens + answer_tokens, cost=cost / _MILLION if bounded else 0.0)
+        cost = self._prices.cost(prompt_tokens=prompt_tokens, answer_tokens=answer_tokens) if bounded else 0.0
+        return Amount(requests=requests, tokens=prompt_tokens + answer_tokens, cost=cost)
 
     def reserve(self, most: Amount) -> None:
         """Reserve ``most``. Waits while what other requests of this process give back may make room for it.
