@@ -62,15 +62,18 @@ class Tracking:
         Returns:
             The MLflow run id.
         """
+        links = links or {}
+        note = "\n".join([recipe.description, *(f"- [{name}]({address})" for name, address in links.items())])
         with server_errors_explained(self._uri):
             run = self._find_or_create(
                 {_KIND_TAG: "workflow", _RUN_TAG: run_id, "stillhouse.recipe": recipe.name},
                 name=f"{recipe.name} {datetime.now(UTC):%d %b %H:%M}",
+                # Born with its note: MLflow refuses a new tag that two tasks bring at the same moment.
+                extra={_NOTE_TAG: note},
             )
             self._show_params(run, recipe_params(recipe))
-            if links or _NOTE_TAG not in run.data.tags:
-                lines = [recipe.description, *(f"- [{name}]({address})" for name, address in (links or {}).items())]
-                self._client.set_tag(run.info.run_id, _NOTE_TAG, "\n".join(lines))
+            if links and run.data.tags.get(_NOTE_TAG) != note:
+                self._client.set_tag(run.info.run_id, _NOTE_TAG, note)
         return str(run.info.run_id)
 
     def open_task(self, run_id: str, task_id: str, stage: str) -> str:
@@ -87,7 +90,7 @@ class Tracking:
             if parent is None:
                 raise StageBug(f"workflow run {run_id} has no MLflow run; open_workflow comes before open_task")
             tags = {_KIND_TAG: "task", _RUN_TAG: run_id, _TASK_TAG: task_id, "stillhouse.stage": stage}
-            run = self._find_or_create(tags, name=task_id, parent=parent)
+            run = self._find_or_create(tags, name=task_id, extra={_PARENT_TAG: parent.info.run_id})
         return str(run.info.run_id)
 
     def publish(
@@ -216,10 +219,10 @@ class Tracking:
                 found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id)
 
-    def _find_or_create(self, tags: Mapping[str, str], *, name: str, parent: Run | None = None) -> Run:
+    def _find_or_create(self, tags: Mapping[str, str], *, name: str, extra: Mapping[str, str]) -> Run:
+        """Return the run with these tags; a new one gets the extra tags with them."""
         found = self._find(tags)
         if found is None:
-            extra = {_PARENT_TAG: parent.info.run_id} if parent else {}
             created = self._client.create_run(self._experiment_id, tags={**tags, **extra}, run_name=name)
             found = self._find(tags) or created
             if found.info.run_id != created.info.run_id:  # another task was faster
