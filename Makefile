@@ -24,11 +24,11 @@ lint: ## Style, types, import rules
 
 unit: ## Tests that need seconds
 	@infra/install.sh test
-	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+	.venv/bin/python -m pytest -m "not slow and not docker and not kubernetes and not compose" -n 2 --dist loadfile
 
 e2e: ## Tests that need minutes: real servers, real data, killed processes
 	@infra/install.sh test
-	.venv/bin/python -m pytest -m slow -n 2 --dist loadfile
+	.venv/bin/python -m pytest -m "slow and not docker and not kubernetes and not compose" -n 2 --dist loadfile
 
 screenshots: ## Take the README's screenshots of a quickstart that is up (needs Chromium)
 	@infra/install.sh test

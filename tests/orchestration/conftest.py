@@ -38,11 +38,10 @@ DAG_FILE = f"""
 # An Airflow DAG file that runs fake stages.
 from pathlib import Path
 
-from stillhouse.orchestration.airflow import build_dags, operators, recipe_folders
+from stillhouse.orchestration.airflow import build_dags, recipe_folders
+from stillhouse.orchestration.airflow.runtimes import local
 
-operators.stage_command = lambda request, uri, work: (
-    {sys.executable!r}, {str(FAKE_STAGE)!r}, request.stage, "--request", uri, "--work", str(work)
-)
+local.local_command = lambda task: ({sys.executable!r}, {str(FAKE_STAGE)!r}, *task.arguments[1:])
 globals().update(build_dags(*recipe_folders(Path(__file__).parent / "recipes")).dags)
 """
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 from stillhouse.contract import (
@@ -153,14 +154,15 @@ def summary() -> EvaluationSummary:
 
 def main(stage: str, uri: str, work: str) -> int:
     stop_on_sigterm()
-    for spec in CATALOG.values():
+    for name, spec in CATALOG.items():
+        CATALOG[name] = replace(spec, tracked=False)
         sys.modules[spec.module] = types.ModuleType(spec.module)
         sys.modules[spec.module].run = run
     store, key = locate(uri)
     request = StageRequest.model_validate_json(store.get(key))
     assert request.stage == stage
     try:
-        run_stage(request.model_copy(update={"tracking_uri": None}), work=Path(work))
+        run_stage(request, work=Path(work))
     except SystemExit as told:
         return int(told.code or 0)
     return ExitCode.OK

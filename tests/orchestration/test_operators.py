@@ -20,9 +20,12 @@ from stillhouse.contract import (
     pretty_json,
     sha256_of,
 )
-from stillhouse.orchestration.airflow import PromotionApproval, StageKilled, StageOperator, operators
+from stillhouse.orchestration.airflow import PromotionApproval, StageKilled, StageOperator
+from stillhouse.orchestration.airflow.runtimes import local, operator_class
+from stillhouse.orchestration.containers import ContainerTask
 from stillhouse.orchestration.places import airflow_place
 from stillhouse.orchestration.plan import plan
+from stillhouse.orchestration.runtimes import LocalRuntime
 from stillhouse.recipe import RecipeError, load_recipe
 from stillhouse.stages import read_records
 from stillhouse.store import open_store, save_bytes
@@ -56,7 +59,9 @@ class Run:
         }
 
     def stage(self, task_id: str) -> Any:
-        operator = StageOperator(task_id=task_id, planned_task=task_id, recipe_file=str(self.recipe_file))
+        operator = operator_class(StageOperator, LocalRuntime())(
+            task_id=task_id, planned_task=task_id, recipe_file=str(self.recipe_file)
+        )
         self.xcoms[airflow_place(task_id)] = operator.execute(self.context())
         return self.xcoms[airflow_place(task_id)]
 
@@ -117,10 +122,10 @@ def deployment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////secret")
 
-    def command(request: Any, uri: str, work: Path) -> tuple[str, ...]:
-        return (sys.executable, str(FAKE_STAGE), request.stage, "--request", uri, "--work", str(work))
+    def command(task: ContainerTask) -> tuple[str, ...]:
+        return (sys.executable, str(FAKE_STAGE), *task.arguments[1:])
 
-    monkeypatch.setattr(operators, "stage_command", command)
+    monkeypatch.setattr(local, "local_command", command)
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, **told: dict[str, Any]) -> None:
@@ -138,7 +143,7 @@ def test_equal_work_is_reused_without_a_process(
     project: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Run(project, recipe_file).stage("validate")
-    monkeypatch.setattr(operators, "stage_command", lambda *parts: pytest.fail("a process was started"))
+    monkeypatch.setattr(local, "local_command", lambda *parts: pytest.fail("a process was started"))
     second = Run(project, recipe_file, run_id="r2")
 
     assert second.stage("validate") == first
@@ -357,9 +362,9 @@ def test_a_run_can_not_ask_for_less_than_two_persons(project: Path, recipe_file:
 
 
 def test_stage_does_not_see_airflows_secrets(project: Path, recipe_file: Path) -> None:
-    assert not any(name.startswith("AIRFLOW") for name in operators.stage_environment())
+    assert not any(name.startswith("AIRFLOW") for name in local.inherited_environment())
 
 
 def test_stage_sees_the_deployments_terms_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TERMS_FILE, "/etc/terms.yaml")
-    assert operators.stage_environment()[TERMS_FILE] == "/etc/terms.yaml"
+    assert local.inherited_environment()[TERMS_FILE] == "/etc/terms.yaml"

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from safetensors.torch import load_file
 from tiny import write_workflow
 
 from stillhouse.contract import ConfigurationError, ResultRef, StageRequest, StageResult, TrainingHistory, pretty_json
+from stillhouse.orchestration.containers import stage_task
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import plan
-from stillhouse.orchestration.process import stage_command
 from stillhouse.orchestration.requests import build_request
 from stillhouse.recipe import Recipe, RecipeError, load_recipe
 from stillhouse.stages import run_stage
@@ -51,7 +52,7 @@ def distill(root: Path, *, processes: int, sharding: str = "replicate") -> Stage
     asked = request("distill-kd")
     path = root / f"request-{processes}-{sharding}.json"
     path.write_bytes(pretty_json(asked))
-    command = stage_command(asked, str(path), deployment.work)
+    command = stage_task(asked, str(path), deployment).command(sys.executable)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=500, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

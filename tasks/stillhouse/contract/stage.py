@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from stillhouse.contract.canonical import pretty_json, sha256_of
 from stillhouse.recipe import Config, Recipe, Sha256, StageName, parse_recipe
 
 RESULT_FILE = "result.json"
@@ -52,6 +53,11 @@ class StageRequest(Config):
     """MLflow server; None leaves tracking out."""
     links: dict[str, str] = {}
     """Addresses to show beside the result, by name, such as that of the run in Airflow. No part of the content key."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the request as it is stored."""
+        return sha256_of(pretty_json(self))
 
     def parsed_recipe(self) -> Recipe:
         """Return the recipe as its model.
@@ -117,6 +123,8 @@ class TaskRecord(Config):
     stage: StageName
     state: Literal["running", "succeeded", "reused", "failed"]
     updated_at: datetime
+    request_sha256: Sha256 | None = None
+    """Of the request that it is about: a task that is cleared may be asked for something else."""
     key: Sha256 | None = None
     result: ResultRef | None = None
     progress: Progress | None = None

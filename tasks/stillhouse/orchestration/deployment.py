@@ -1,14 +1,24 @@
-"""Settings of the place where workflows run. Never part of a recipe or of a run's parameters."""
+"""Settings of the place where workflows run. Never part of a recipe or of a run's parameters.
+
+They come from the YAML file that ``STILLHOUSE_DEPLOYMENT`` names, if any, and from single variables, which go first.
+"""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self
 
-from pydantic import ValidationError
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from stillhouse.contract import ConfigurationError
+from stillhouse.orchestration.runtimes import LocalRuntime, Runtime
 from stillhouse.recipe import Config, explain
+
+DEPLOYMENT_FILE = "STILLHOUSE_DEPLOYMENT"
+"""Environment variable that names the file."""
+
+_VARIABLES = {"store": "STILLHOUSE_STORE", "work": "STILLHOUSE_WORK", "tracking_uri": "MLFLOW_TRACKING_URI"}
 
 
 class Deployment(Config):
@@ -17,30 +27,57 @@ class Deployment(Config):
     store: str
     """Root URI of the object store. Environment: ``STILLHOUSE_STORE``."""
     work: Path
-    """Folder on each machine for files that outlive a killed process. Environment: ``STILLHOUSE_WORK``."""
+    """Folder on each machine, or in each container, for files that outlive a killed process. Environment:
+    ``STILLHOUSE_WORK``."""
     tracking_uri: str | None = None
     """MLflow server. Environment: ``MLFLOW_TRACKING_URI``; without one, nothing is tracked or registered."""
-    runtime: Literal["local"] = "local"
-    """How tasks are run. Environment: ``STILLHOUSE_RUNTIME``."""
+    runtime: Runtime = LocalRuntime()
+    """How tasks are run."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the settings.
 
         Raises:
-            ConfigurationError: A setting is missing or wrong.
+            ConfigurationError: A setting is missing or wrong, or the file is.
         """
-        names = {
-            "store": "STILLHOUSE_STORE",
-            "work": "STILLHOUSE_WORK",
-            "tracking_uri": "MLFLOW_TRACKING_URI",
-            "runtime": "STILLHOUSE_RUNTIME",
-        }
-        given = {field: environment[name] for field, name in names.items() if environment.get(name)}
-        missing = [names[field] for field in ("store", "work") if field not in given]
+        given = _file(environment)
+        given |= {field: environment[name] for field, name in _VARIABLES.items() if environment.get(name)}
+        missing = [_VARIABLES[field] for field in ("store", "work") if field not in given]
         if missing:
-            raise ConfigurationError(f"set {' and '.join(missing)} in the environment of Airflow")
+            raise ConfigurationError(
+                f"set {' and '.join(missing)} in the environment of Airflow, or {DEPLOYMENT_FILE} to a file with them"
+            )
         try:
             return cls.model_validate(given)
         except ValidationError as error:
             raise ConfigurationError(f"deployment settings: {explain(error)}") from None
+
+
+def runtime_from_environment(environment: Mapping[str, str] = os.environ) -> Runtime:
+    """Return how tasks are run: all that the shape of a DAG depends on.
+
+    Raises:
+        ConfigurationError: The deployment's file is missing or wrong.
+    """
+    settings = _file(environment).get("runtime", {"kind": "local"})
+    try:
+        runtime: Runtime = TypeAdapter(Runtime).validate_python(settings)
+    except ValidationError as error:
+        raise ConfigurationError(f"deployment settings: runtime: {explain(error)}") from None
+    return runtime
+
+
+def _file(environment: Mapping[str, str]) -> dict[str, Any]:
+    named = environment.get(DEPLOYMENT_FILE)
+    if not named:
+        return {}
+    try:
+        settings = yaml.safe_load(Path(named).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{DEPLOYMENT_FILE}: {named} can't be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{named} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigurationError(f"{named}: a mapping is needed, with store, work and runtime")
+    return settings

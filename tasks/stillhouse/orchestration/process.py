@@ -3,14 +3,12 @@
 import ctypes
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-
-from stillhouse.contract import StageRequest
 
 logger = logging.getLogger(__name__)
 
@@ -21,22 +19,19 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def stage_command(request: StageRequest, uri: str, work: Path) -> tuple[str, ...]:
-    """Return the command that runs ``request``, which lies at ``uri``, with this interpreter."""
-    processes = request.parsed_recipe().resources.of(request.stage).processes
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}") if processes > 1 else ()
-    stage = (sys.executable, *launcher, "-m", "stillhouse.cli", "stage", request.stage)
-    return (*stage, "--request", uri, "--work", str(work))
-
-
 class StageProcess:
     """A command in its own process group, with its output and errors as one stream of lines.
 
     On Linux the kernel kills the command when this process dies, so that a lost worker leaves nothing behind that
     holds a device or races with the next try.
+
+    Args:
+        command: What to run.
+        environment: All of its environment.
+        memory_gib: Limit on the data of each of its processes; what would go beyond it is refused to the process.
     """
 
-    def __init__(self, command: Sequence[str], *, environment: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], *, environment: dict[str, str], memory_gib: float | None = None) -> None:
         self._process = subprocess.Popen(
             list(command),
             env=environment,
@@ -47,7 +42,7 @@ class StageProcess:
             encoding="utf-8",
             errors="replace",
             process_group=0,
-            preexec_fn=_die_with_parent(os.getpid()),
+            preexec_fn=_prepare(os.getpid(), memory_gib),
         )
 
         self._killer = threading.Timer(SECONDS_TO_STOP, _signal_group, (self._process.pid, signal.SIGKILL))
@@ -96,14 +91,19 @@ def _signal_group(group: int, number: int) -> None:
         return
 
 
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
+def _prepare(parent: int, memory_gib: float | None) -> Callable[[], None] | None:
+    """Return what the child does before it becomes the command. Nothing is imported there: the parent has threads."""
     libc = _LIBC
     if libc is None:
         return None
 
-    def ask_the_kernel() -> None:
+    def in_the_child() -> None:
+        if memory_gib is not None:
+            # Not RLIMIT_AS: torch reserves much more address space than it ever writes to.
+            limit = int(memory_gib * (1 << 30))
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return ask_the_kernel
+    return in_the_child

@@ -38,7 +38,7 @@ from stillhouse.recipe.learning import (
     TrainingConfig,
 )
 from stillhouse.recipe.loading import RecipeError, explain, load_recipe, parse_recipe, read_yaml
-from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig, StageName, StageResources
+from stillhouse.recipe.operation import ResourcesConfig, ScheduleConfig, StageName, StageResources, Toleration
 from stillhouse.recipe.proof import (
     EvaluationConfig,
     GateConfig,
@@ -151,6 +151,7 @@ __all__ = [
     "TermsConfig",
     "TextRule",
     "TextbookConfig",
+    "Toleration",
     "TracesConfig",
     "TrainingConfig",
     "UnitTestVerifier",

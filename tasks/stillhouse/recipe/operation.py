@@ -38,16 +38,43 @@ class ScheduleConfig(Config):
         return self
 
 
+class Toleration(Config):
+    """A taint of Kubernetes nodes that a task puts up with, such as that of GPU nodes."""
+
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """None stands for all of them."""
+
+
 class StageResources(Config):
-    """What one task may use, and how often it is tried."""
+    """What one task may use, and how often it is tried. Where it runs is the deployment's business."""
 
     cpus: int = Field(default=1, ge=1)
     """Threads of the numerical libraries. Part of what makes a result reproducible bit for bit."""
     processes: int = Field(default=1, ge=1)
-    """That train together, each with ``cpus`` threads or a GPU: torchrun starts them. Only for stage ``distill``."""
+    """On each node that train together, each with ``cpus`` threads or a GPU: torchrun starts them. Only for stage
+    ``distill``."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train together. Where the deployment has one machine, their processes run there beside each other.
+    Only for stage ``distill``."""
+    gpus: int = Field(default=0, ge=0)
+    """Accelerators on each node."""
+    memory_gib: float | None = Field(default=None, gt=0)
+    """Limit on each node; None leaves it to the machine."""
+    node_selector: dict[str, str] = {}
+    """Labels that a Kubernetes node must have."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of Kubernetes nodes that don't matter."""
     timeout_hours: float = Field(default=24.0, gt=0)
     retries: int = Field(default=2, ge=0, le=20)
     """Further tries after a failure that may pass: exit codes 75 and 137."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes on all nodes."""
+        return self.nodes * self.processes
 
 
 class ResourcesConfig(Config):
@@ -58,9 +85,9 @@ class ResourcesConfig(Config):
 
     @model_validator(mode="after")
     def _only_training_has_several_processes(self) -> Self:
-        several = [name for name, stage in self.stages.items() if stage.processes > 1 and name != "distill"]
-        if self.default.processes > 1 or several:
-            raise ValueError("only stages.distill may have more than one of processes")
+        several = [name for name, stage in self.stages.items() if stage.world_size > 1 and name != "distill"]
+        if self.default.world_size > 1 or several:
+            raise ValueError("only stages.distill may have more than one of processes or nodes")
         return self
 
     def of(self, stage: StageName) -> StageResources:

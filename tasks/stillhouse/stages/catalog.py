@@ -265,7 +265,7 @@ def key_of(request: StageRequest) -> str:
     plain = recipe.model_dump(mode="json")
     part = {field: _field(plain, field) for field in spec.reads(recipe, request.parameters)}
     resources = recipe.resources.of(request.stage)
-    part |= {"cpus": resources.cpus, "processes": resources.processes}
+    part |= {"cpus": resources.cpus, "processes": resources.world_size}
     # What acts on the outside world acts for one run, and its result is that run's alone.
     own = {} if spec.reusable else {"run_id": request.run_id}
     return content_key(

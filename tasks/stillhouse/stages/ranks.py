@@ -19,7 +19,7 @@ def check_processes(request: StageRequest) -> None:
     Raises:
         ConfigurationError: There are more or fewer.
     """
-    wanted = request.parsed_recipe().resources.of(request.stage).processes
+    wanted = request.parsed_recipe().resources.of(request.stage).world_size
     found = int(os.environ.get("WORLD_SIZE", "1"))
     if found != wanted:
         how = f"torchrun --nproc-per-node {wanted}" if wanted > 1 else "no torchrun"

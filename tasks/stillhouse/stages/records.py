@@ -18,7 +18,7 @@ from stillhouse.contract import (
     pretty_json,
     sha256_of,
 )
-from stillhouse.store import ObjectStore, locate
+from stillhouse.store import ObjectStore, locate, verify_artifact
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,20 @@ def read_result(reference: ResultRef) -> StageResult:
         raise IntegrityError(f"{reference.uri} is not a stage result; clear the task that made it") from None
 
 
+def verify_result(reference: ResultRef) -> StageResult:
+    """Return the result of a task that says it is done, once it is known to be: cheap, nothing is downloaded.
+
+    Raises:
+        IntegrityError: It is gone, is no stage result, or an output is missing or damaged.
+        TryAgain: The store is away.
+    """
+    result = read_result(reference)
+    damaged = [name for name, artifact in result.outputs.items() if not verify_artifact(artifact)]
+    if damaged:
+        raise IntegrityError(f"output {damaged[0]} of {reference.uri} is missing or damaged; clear the task")
+    return result
+
+
 class Recorder:
     """Keeps the record of one task up to date in the store."""
 
@@ -69,6 +83,7 @@ class Recorder:
             task_id=request.task_id,
             stage=request.stage,
             state="running",
+            request_sha256=request.sha256,
             updated_at=datetime.now(UTC),
         )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from stillhouse.contract import (
+    ConfigurationError,
     ResultRef,
     StageBug,
     StageRequest,
@@ -55,7 +56,7 @@ def run_stage(request: StageRequest, *, work: Path) -> ResultRef:
     recorder = Recorder(open_store(request.store), request)
     try:
         check_processes(request)
-        with _full_disk_is_temporary():
+        with _full_disk_is_temporary(), _memory_explained(request):
             return _run(request, recorder, work)
     except BaseException as error:
         _record_failure(recorder, error)
@@ -149,6 +150,20 @@ def _full_disk_is_temporary() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" at {error.filename}" if error.filename else ""
             raise TryAgain(f"no space left on the disk{where}; free some and run again") from error
+        raise
+
+
+@contextmanager
+def _memory_explained(request: StageRequest) -> Iterator[None]:
+    """Explain an allocation that was refused: another try would end the same."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch names its own for accelerators, and gives a plain RuntimeError for a CPU.
+        refused = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if refused or "can't allocate memory" in str(error):
+            where = f"resources.stages.{request.stage}.memory_gib"
+            raise ConfigurationError(f"out of memory: raise {where}, or lower the batch size") from error
         raise
 
 

@@ -10,8 +10,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 from stillhouse.contract import DataRejected, Decision, NotPermitted, StageResult
-from stillhouse.orchestration.airflow.operators import pull_result, run_id_of
 from stillhouse.orchestration.airflow.params import recipe_of_run
+from stillhouse.orchestration.airflow.stage import pull_result, run_id_of
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.describe import mlflow_workflow_url
 from stillhouse.promotion.ledger import same_person

@@ -13,10 +13,13 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 from stillhouse.orchestration.airflow.approval import PromotionApproval
 from stillhouse.orchestration.airflow.docs import APPROVE_DOC, STAGE_DOCS, describe_recipe
 from stillhouse.orchestration.airflow.exits import RETRY_POLICY
-from stillhouse.orchestration.airflow.operators import APPROVE_TASK, StageOperator
 from stillhouse.orchestration.airflow.params import recipe_params
+from stillhouse.orchestration.airflow.runtimes import operator_class
+from stillhouse.orchestration.airflow.stage import APPROVE_TASK, StageOperator
+from stillhouse.orchestration.deployment import runtime_from_environment
 from stillhouse.orchestration.places import airflow_place, model_asset
 from stillhouse.orchestration.plan import PlannedTask, plan
+from stillhouse.orchestration.runtimes import ContainerRuntime, Runtime
 from stillhouse.recipe import Recipe, RecipeError, ScheduleConfig, StageName, load_recipe
 
 logger = logging.getLogger(__name__)
@@ -107,13 +110,15 @@ def _schedule(schedule: ScheduleConfig) -> Any:
 
 
 def _add_tasks(dag: DAG, recipe: Recipe, recipe_file: str) -> None:
-    planned = plan(recipe)
+    planned, runtime = plan(recipe), runtime_from_environment()
     operators: dict[str, Any] = {}
     for task in planned:
         airflow_task, _ = airflow_place(task.task_id)
         if airflow_task not in operators:
             shards = [other.task_id for other in planned if airflow_place(other.task_id)[0] == airflow_task]
-            operators[airflow_task] = _operator(dag, recipe, recipe_file, task, airflow_task, shards)
+            operators[airflow_task] = _operator(
+                runtime, recipe, task, airflow_task, shards, dag=dag, recipe_file=recipe_file
+            )
     operators[APPROVE_TASK] = PromotionApproval(
         dag=dag,
         task_id=APPROVE_TASK,
@@ -148,20 +153,32 @@ def graph_edges(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def _operator(
-    dag: DAG, recipe: Recipe, recipe_file: str, task: PlannedTask, airflow_task: str, shards: list[str]
+    runtime: Runtime, recipe: Recipe, task: PlannedTask, airflow_task: str, shards: list[str], **where: Any
 ) -> Any:
+    operator = operator_class(StageOperator, runtime)
     common = {
-        "dag": dag,
+        **where,
         "task_id": airflow_task,
-        "recipe_file": recipe_file,
         "doc_md": STAGE_DOCS[task.stage],
         "execution_timeout": timedelta(hours=recipe.resources.of(task.stage).timeout_hours),
         **_tries(recipe, task.stage),
+        **_pool(runtime, recipe, task.stage),
     }
     if task.stage in ("teach", "generate"):
-        return StageOperator.partial(**common, map_index_template="{{ task.planned_task }}").expand(planned_task=shards)
+        together = runtime.max_parallel if isinstance(runtime, ContainerRuntime) else None
+        return operator.partial(
+            **common, map_index_template="{{ task.planned_task }}", max_active_tis_per_dag=together
+        ).expand(planned_task=shards)
     made = [Asset(model_asset(recipe.promotion.model))] if task.stage == "promote" else []
-    return StageOperator(**common, planned_task=task.task_id, outlets=made)
+    return operator(**common, planned_task=task.task_id, outlets=made)
+
+
+def _pool(runtime: Runtime, recipe: Recipe, stage: StageName) -> dict[str, Any]:
+    """Return how many accelerators a task waits for. Airflow must know the pool: an unknown one never frees a slot."""
+    resources = recipe.resources.of(stage)
+    if not (isinstance(runtime, ContainerRuntime) and runtime.gpu_pool and resources.gpus):
+        return {}
+    return {"pool": runtime.gpu_pool, "pool_slots": resources.gpus * resources.nodes}
 
 
 def _tries(recipe: Recipe, stage: StageName) -> dict[str, Any]:

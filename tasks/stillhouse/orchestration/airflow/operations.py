@@ -1,7 +1,5 @@
 """Operations as DAGs: rollback when a person asks for it, reconciliation every day."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -9,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, BaseOperator, Context, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Context, CronTriggerTimetable, Param
 from airflow.sdk.exceptions import AirflowSkipException
 
+from stillhouse.orchestration.airflow.containers import ContainerOperator
 from stillhouse.orchestration.airflow.dag import FIRST_RETRY, LAST_RETRY, START
 from stillhouse.orchestration.airflow.exits import RETRY_POLICY, error_of_exit
-from stillhouse.orchestration.airflow.operators import stage_environment
-from stillhouse.orchestration.deployment import Deployment
-from stillhouse.orchestration.process import StageProcess
+from stillhouse.orchestration.airflow.runtimes import operator_class
+from stillhouse.orchestration.airflow.stage import run_id_of
+from stillhouse.orchestration.containers import check_memory, operation_task
+from stillhouse.orchestration.deployment import Deployment, runtime_from_environment
 from stillhouse.recipe import RecipeError, load_recipe
 from stillhouse.recipe.base import NAME_PATTERN
 
@@ -53,49 +53,31 @@ champion is gone from the registry, or the ledger was changed: then a person mus
 """
 
 
-class OperationOperator(BaseOperator):
-    """Runs a command of ``stillhouse`` as a process of its own: Airflow's loads neither MLflow nor a model.
-
-    What else is needed comes from the deployment's environment.
-    """
+class OperationOperator(ContainerOperator):
+    """Runs a command of ``stillhouse`` apart from Airflow, which loads neither MLflow nor a model."""
 
     ui_color = "#e3dcec"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._process: StageProcess | None = None
 
     def arguments(self, context: Context) -> tuple[str, ...]:
         """Return the command and its arguments."""
         raise NotImplementedError
 
     def execute(self, context: Context) -> None:
-        """Run the command, and hand its output on line by line.
+        """Run the command.
 
         Raises:
             AirflowSkipException: There is no MLflow server.
             StillhouseError: What went wrong; see `stillhouse.orchestration.airflow.exits` for what is tried again.
         """
-        if Deployment.from_environment().tracking_uri is None:
+        deployment = Deployment.from_environment()
+        if deployment.tracking_uri is None:
             raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI")
-        command = (sys.executable, "-m", "stillhouse.cli", *self.arguments(context))
-        self.log.info("starting: %s", shlex.join(command))
-        last = ""
-
-        def on_line(line: str) -> None:
-            nonlocal last
-            last = line
-            self.log.info("%s", line)
-
-        self._process = StageProcess(command, environment=stage_environment())
-        returncode = self._process.follow(on_line)
-        if returncode != 0:
-            raise error_of_exit(returncode, "" if returncode < 0 else last.strip().removeprefix("stillhouse: "))
-
-    def on_kill(self) -> None:
-        """Stop the command and its children."""
-        if self._process is not None:
-            self._process.stop()
+        task = operation_task(self.arguments(context), deployment, run_id=run_id_of(context))
+        ended = self.run_container(context, task, deployment)
+        check_memory(task, ended)
+        if ended.exit_code != 0:
+            message = "" if ended.killed else ended.last_line.strip().removeprefix("stillhouse: ")
+            raise error_of_exit(ended.exit_code, message)
 
 
 class RollbackOperator(OperationOperator):
@@ -164,7 +146,9 @@ def _rollback_dag(models: list[str]) -> DAG:
         },
         **_COMMON,
     )
-    RollbackOperator(dag=dag, task_id="rollback", doc_md=ROLLBACK_DOC, **_TRIES)
+    operator_class(RollbackOperator, runtime_from_environment())(
+        dag=dag, task_id="rollback", doc_md=ROLLBACK_DOC, **_TRIES
+    )
     return dag
 
 
@@ -184,7 +168,7 @@ def _reconcile_dag(models: list[str]) -> DAG:
     chosen = PythonOperator(
         dag=dag, task_id="models", python_callable=chosen_models, doc_md="Reads the run's parameter `models`."
     )
-    ReconcileOperator.partial(
+    operator_class(ReconcileOperator, runtime_from_environment()).partial(
         dag=dag, task_id="reconcile", doc_md=RECONCILE_DOC, map_index_template="{{ task.model }}", **_TRIES
     ).expand(model=chosen.output)
     return dag

@@ -1,12 +1,11 @@
-"""One operator for every planned task: reuse what was done before, else run the stage and watch it."""
+"""The operator of every planned task: reuse what was done before, else run the stage and verify its result."""
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -20,17 +19,18 @@ from stillhouse.contract import (
     exit_code_of,
     pretty_json,
 )
+from stillhouse.orchestration.airflow.containers import ContainerOperator
 from stillhouse.orchestration.airflow.exits import StageKilled, error_of_exit
 from stillhouse.orchestration.airflow.links import MlflowRunLink, ReportLink, TaskLinks, task_links
 from stillhouse.orchestration.airflow.params import recipe_of_run
+from stillhouse.orchestration.containers import check_memory, stage_task
 from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.places import airflow_place, workflow_run_id
 from stillhouse.orchestration.plan import PlannedTask, plan
-from stillhouse.orchestration.process import StageProcess, stage_command
 from stillhouse.orchestration.requests import build_request
 from stillhouse.recipe import Recipe, RecipeError, load_recipe
 from stillhouse.stages.catalog import find_reusable, key_of
-from stillhouse.stages.records import Recorder, record_key
+from stillhouse.stages.records import Recorder, record_key, verify_result
 from stillhouse.store import ObjectStore, open_store
 
 APPROVE_TASK = "approve"
@@ -49,10 +49,10 @@ def pull_result(context: Context, task_id: str) -> ResultRef:
     return ResultRef.model_validate(pulled)
 
 
-class StageOperator(BaseOperator):
-    """Runs one planned task of a recipe as ``stillhouse stage`` on this machine.
+class StageOperator(ContainerOperator):
+    """Runs one planned task of a recipe as ``stillhouse stage``.
 
-    The result that travels on is ``{uri, sha256}`` of a ``result.json`` in the store.
+    The result that travels on is ``{uri, sha256}`` of a ``result.json`` in the store, verified.
 
     Args:
         recipe_file: The recipe file of the DAG.
@@ -67,7 +67,6 @@ class StageOperator(BaseOperator):
         self.recipe_file = recipe_file
         self.planned_task = planned_task
         self.links = TaskLinks()
-        self._process: StageProcess | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference to the task's result.
@@ -84,17 +83,12 @@ class StageOperator(BaseOperator):
         try:
             recipe = recipe_of_run(Path(self.recipe_file), context["params"])
             request = self._request(context, task, recipe, deployment)
-            reference = self._reuse(store, request) or self._run(store, request, deployment.work)
+            reference = self._reuse(store, request, deployment) or self._run(context, store, request, deployment)
         except (StillhouseError, RecipeError) as error:
             _record_failure(store, run_id_of(context), task, error)
             raise
         self.links = task_links(request, read_record(store, request))
         return reference.model_dump(mode="json")
-
-    def on_kill(self) -> None:
-        """Stop the stage and its children."""
-        if self._process is not None:
-            self._process.stop()
 
     def _request(self, context: Context, task: PlannedTask, recipe: Recipe, deployment: Deployment) -> StageRequest:
         sources = {task_id for task_id, _ in task.inputs.values()}
@@ -113,7 +107,10 @@ class StageOperator(BaseOperator):
             links={"Airflow run": run_address} if airflow else {},
         )
 
-    def _reuse(self, store: ObjectStore, request: StageRequest) -> ResultRef | None:
+    def _reuse(self, store: ObjectStore, request: StageRequest, deployment: Deployment) -> ResultRef | None:
+        if deployment.runtime.kind != "local":
+            # The content key holds the versions of what is installed: only the stage's own image knows them.
+            return None
         key = key_of(request)
         found = find_reusable(request, key)
         if found is not None:
@@ -122,18 +119,22 @@ class StageOperator(BaseOperator):
             Recorder(store, request).update(state="reused", key=key, result=found, message=message)
         return found
 
-    def _run(self, store: ObjectStore, request: StageRequest, work: Path) -> ResultRef:
+    def _run(self, context: Context, store: ObjectStore, request: StageRequest, deployment: Deployment) -> ResultRef:
         place = f"runs/{request.run_id}/requests/{request.task_id}.json"
         store.put(place, pretty_json(request))
-        command = stage_command(request, store.uri(place), work)
-        self.log.info("starting: %s", " ".join(command))
-        self._process = StageProcess(command, environment=stage_environment())
-        returncode = self._process.follow(self.log.info)
+        task = stage_task(request, store.uri(place), deployment)
+        ended = self.run_container(context, task, deployment)
+        check_memory(task, ended)
         record = read_record(store, request)
-        if returncode != 0:
-            raise error_of_exit(returncode, record.message if record and record.state == "failed" else "")
-        if record is None or record.result is None:
+        if record is not None and record.request_sha256 != request.sha256:
+            record = None
+        done = record is not None and record.state in ("succeeded", "reused")
+        # One that was killed, or whose container vanished, may have done its work before.
+        if ended.exit_code != 0 and not (done and ended.killed):
+            raise error_of_exit(ended.exit_code, record.message if record and record.state == "failed" else "")
+        if record is None or not done or record.result is None:
             raise error_of_exit(ExitCode.BUG, "the stage ended well but recorded no result")
+        verify_result(record.result)
         self.log.info("%s", record.message)
         return record.result
 
@@ -164,9 +165,3 @@ def _record_failure(store: ObjectStore, run_id: str, task: PlannedTask, error: S
         code = ExitCode.KILLED if isinstance(error, StageKilled) else exit_code_of(error)
         changes = {"state": "failed", "message": str(error), "exit_code": int(code), "updated_at": datetime.now(UTC)}
         store.put(key, pretty_json(record.replace(**changes)))
-
-
-def stage_environment() -> dict[str, str]:
-    """Return this process's environment without Airflow's settings, which hold its credentials."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
-    return kept | {"PYTHONUNBUFFERED": "1"}
