@@ -18,7 +18,12 @@ from stillhouse.recipe import Config, explain
 DEPLOYMENT_FILE = "STILLHOUSE_DEPLOYMENT"
 """Environment variable that names the file."""
 
-_VARIABLES = {"store": "STILLHOUSE_STORE", "work": "STILLHOUSE_WORK", "tracking_uri": "MLFLOW_TRACKING_URI"}
+_VARIABLES = {
+    "store": "STILLHOUSE_STORE",
+    "work": "STILLHOUSE_WORK",
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "tracking_page": "STILLHOUSE_TRACKING_PAGE",
+}
 
 
 class Deployment(Config):
@@ -31,6 +36,8 @@ class Deployment(Config):
     ``STILLHOUSE_WORK``."""
     tracking_uri: str | None = None
     """MLflow server. Environment: ``MLFLOW_TRACKING_URI``; without one, nothing is tracked or registered."""
+    tracking_page: str | None = None
+    """Where people's browsers find that server, if under another address. Environment: ``STILLHOUSE_TRACKING_PAGE``."""
     runtime: Runtime = LocalRuntime()
     """How tasks are run."""
 

@@ -1,6 +1,7 @@
 """Where a recipe's models and data come from, and where its runs are shown: for people."""
 
 import logging
+import os
 from urllib.parse import urlencode
 
 import httpx
@@ -23,21 +24,29 @@ def recipe_sources(recipe: Recipe) -> list[tuple[str, str, str]]:
     return [("teacher", recipe.teacher.title, recipe.teacher.licence), *tables]
 
 
-def mlflow_run_url(tracking_uri: str, mlflow_run_id: str) -> str:
-    """Return the address of a run's page; without an answer from MLflow, of the page that looks the run up."""
-    base = tracking_uri.rstrip("/")
-    experiment = _ask(f"{base}/api/2.0/mlflow/runs/get", {"run_id": mlflow_run_id}, "run", "info", "experiment_id")
+def mlflow_run_url(tracking_uri: str, mlflow_run_id: str, *, page: str | None = None) -> str:
+    """Return the address of a run's page; without an answer from MLflow, of the page that looks the run up.
+
+    Args:
+        tracking_uri: The server, as this process reaches it.
+        mlflow_run_id: The run.
+        page: The server, as browsers reach it, if that differs.
+    """
+    server, base = tracking_uri.rstrip("/"), (page or tracking_uri).rstrip("/")
+    experiment = _ask(f"{server}/api/2.0/mlflow/runs/get", {"run_id": mlflow_run_id}, "run", "info", "experiment_id")
     return f"{base}/#/experiments/{experiment}/runs/{mlflow_run_id}" if experiment else f"{base}/#/runs/{mlflow_run_id}"
 
 
-def mlflow_workflow_url(tracking_uri: str, recipe_name: str, run_id: str | None = None) -> str:
+def mlflow_workflow_url(
+    tracking_uri: str, recipe_name: str, run_id: str | None = None, *, page: str | None = None
+) -> str:
     """Return the address of the table of a recipe's runs, or of what one workflow run put there.
 
-    Without an answer from MLflow, it is that of its front page.
+    Without an answer from MLflow, it is that of its front page. For ``page`` see `mlflow_run_url`.
     """
-    base = tracking_uri.rstrip("/")
+    server, base = tracking_uri.rstrip("/"), (page or tracking_uri).rstrip("/")
     name = {"experiment_name": f"{EXPERIMENT_PREFIX}/{recipe_name}"}
-    experiment = _ask(f"{base}/api/2.0/mlflow/experiments/get-by-name", name, "experiment", "experiment_id")
+    experiment = _ask(f"{server}/api/2.0/mlflow/experiments/get-by-name", name, "experiment", "experiment_id")
     if experiment is None:
         return base
     query = urlencode({"searchFilter": f"tags.`{RUN_TAG}` = '{run_id}'"})
@@ -47,10 +56,18 @@ def mlflow_workflow_url(tracking_uri: str, recipe_name: str, run_id: str | None 
 def _ask(url: str, parameters: dict[str, str], *path: str) -> str | None:
     """Return one field of MLflow's answer. Asked by hand, since importing its client takes seconds."""
     try:
-        node = httpx.get(url, params=parameters, timeout=SECONDS_FOR_MLFLOW).raise_for_status().json()
+        node = (
+            httpx.get(url, params=parameters, auth=_credentials(), timeout=SECONDS_FOR_MLFLOW).raise_for_status().json()
+        )
         for name in path:
             node = node[name]
     except (httpx.HTTPError, KeyError, ValueError) as error:
         logger.warning("MLflow gave no answer for a link: %s", type(error).__name__)
         return None
     return str(node)
+
+
+def _credentials() -> tuple[str, str] | None:
+    """Return user and password for MLflow, from the variables that its own client reads."""
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    return (user, password) if user and password else None

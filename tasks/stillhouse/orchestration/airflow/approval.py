@@ -59,7 +59,8 @@ class PromotionApproval(ApprovalOperator):
         result, decision = _decision(context)
         if decision.verdict != "promote":
             raise AirflowSkipException(f"the verdict is '{decision.verdict}': nothing to approve, nothing is promoted")
-        tracking_uri = Deployment.from_environment().tracking_uri
+        deployment = Deployment.from_environment()
+        tracking_uri = deployment.tracking_uri
         if tracking_uri is None:
             raise AirflowSkipException("no MLflow server in this deployment: set MLFLOW_TRACKING_URI to promote")
         if promotion.approval == "auto":
@@ -71,7 +72,9 @@ class PromotionApproval(ApprovalOperator):
         self.body = _question(
             read_artifact(result.outputs["card"]).decode(),
             decision.digest,
-            runs=mlflow_workflow_url(tracking_uri, context["dag"].dag_id, run_id_of(context)),
+            runs=mlflow_workflow_url(
+                tracking_uri, context["dag"].dag_id, run_id_of(context), page=deployment.tracking_page
+            ),
             not_by=triggered_by(context) if promotion.approval == "two-person" else None,
         )
         self.response_timeout = timedelta(hours=promotion.approval_hours)

@@ -43,17 +43,17 @@ class ReportLink(BaseOperatorLink):
         return _links(operator).report
 
 
-def task_links(request: StageRequest, record: TaskRecord | None) -> TaskLinks:
-    """Return the links of the task that ran ``request``.
+def task_links(request: StageRequest, record: TaskRecord | None, *, page: str | None = None) -> TaskLinks:
+    """Return the links of the task that ran ``request``; ``page`` is MLflow's address in a browser, if it differs.
 
     What was reused gets its run in MLflow only when the workflow ends: its link leads to the place where it will be.
     """
     if request.tracking_uri is None or record is None:
         return TaskLinks()
     if record.mlflow_run_id is None:
-        table = mlflow_workflow_url(request.tracking_uri, request.recipe["name"], request.run_id)
+        table = mlflow_workflow_url(request.tracking_uri, request.recipe["name"], request.run_id, page=page)
         return TaskLinks(mlflow_run=table, report=table if request.stage == "decide" else "")
-    run = mlflow_run_url(request.tracking_uri, record.mlflow_run_id)
+    run = mlflow_run_url(request.tracking_uri, record.mlflow_run_id, page=page)
     return TaskLinks(mlflow_run=run, report=f"{run}/artifacts/{REPORT_ARTIFACT}" if request.stage == "decide" else "")
 
 

@@ -87,7 +87,7 @@ class StageOperator(ContainerOperator):
         except (StillhouseError, RecipeError) as error:
             _record_failure(store, run_id_of(context), task, error)
             raise
-        self.links = task_links(request, read_record(store, request))
+        self.links = task_links(request, read_record(store, request), page=deployment.tracking_page)
         return reference.model_dump(mode="json")
 
     def _request(self, context: Context, task: PlannedTask, recipe: Recipe, deployment: Deployment) -> StageRequest:
