@@ -1,5 +1,6 @@
 """Timings come from real models, side by side."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from tiny import LABELS, write_teacher
 from tiny_language import save, texts, tiny_causal, tiny_masked, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from stillhouse.contract import ConfigurationError
+from stillhouse.contract import ConfigurationError, StageBug
+from stillhouse.evaluation.footprint import peak_memory
 from stillhouse.evaluation.timing import Timed, measure, weights_bytes
 from stillhouse.models import load_model, load_tokenizer
 from stillhouse.recipe import EvaluationConfig, Task
@@ -27,13 +29,28 @@ def test_sizes_and_speeds_of_two_models_are_measured(tmp_path: Path) -> None:
         name: timed(write_teacher(tmp_path / name, layers=layers), "text-classification")
         for name, layers in (("teacher", 4), ("kd", 1))
     }
-    timings = measure(models, TEXTS, task="text-classification", config=CONFIG, max_tokens=16)
+    timings = measure(models, TEXTS, task="text-classification", config=CONFIG, max_tokens=16, labels=LABELS)
     assert list(timings.models) == ["teacher", "kd"]
     assert timings.num_items == 10
     teacher, student = timings.models["teacher"], timings.models["kd"]
     assert student.parameters < teacher.parameters
     assert student.num_bytes == (tmp_path / "kd" / "model.safetensors").stat().st_size
     assert student.latency_p50_ms <= student.latency_p95_ms
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only processes of Linux know their own peak of memory")
+def test_memory_grows_by_the_weights_and_knows_no_order(tmp_path: Path) -> None:
+    folders = {name: write_teacher(tmp_path / name, layers=layers) for name, layers in (("small", 1), ("large", 400))}
+    how = {"task": "text-classification", "labels": LABELS, "batch_size": 8, "max_tokens": 16, "threads": 1}
+    peaks = peak_memory(folders | {"again": folders["small"]}, TEXTS, **how)
+    weights = {name: weights_bytes(folder) for name, folder in folders.items()}
+    assert peaks["large"] - peaks["small"] > 0.8 * (weights["large"] - weights["small"])
+    assert abs(peaks["again"] - peaks["small"]) < 0.2 * peaks["small"]
+
+
+def test_a_model_that_cant_be_measured_stops_the_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(StageBug, match="memory of models"):
+        peak_memory({"gone": tmp_path}, TEXTS, task="causal-lm", labels=(), batch_size=8, max_tokens=16, threads=1)
 
 
 @pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])

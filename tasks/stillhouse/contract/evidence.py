@@ -20,6 +20,9 @@ class ModelTiming(Config):
     """Per text at batch 1, tokenization included, warm."""
     throughput: float = Field(gt=0)
     """Texts per second at the recipe's evaluation batch size."""
+    peak_memory_bytes: int | None = Field(default=None, ge=0)
+    """Resident memory that loading it and answering batches takes, in a process of its own, beyond what the libraries
+    take; None where it can't be measured."""
 
 
 class Timings(Config):

@@ -11,6 +11,7 @@ from stillhouse.contract import (
     Estimate,
     EvaluationSummary,
     Metric,
+    ModelTiming,
     RuleOutcome,
     SuiteSummary,
     Timings,
@@ -128,15 +129,20 @@ def models_table(summary: EvaluationSummary, timings: Timings) -> Table:
             _model(model, described=True),
             *_scores(home, model, shown),
             *(Cell(text=phrases.kept_by(summary, home.name, model)) for _ in kept_title),
-            Cell(text=phrases.size(timing.num_bytes), detail=f"{timing.parameters / 1e6:,.1f} M parameters")
-            if timing
-            else Cell(),
+            _size(timing) if timing else Cell(),
             Cell(text=f"{timing.latency_p50_ms:.1f} / {timing.latency_p95_ms:.1f} ms") if timing else Cell(),
             Cell(text=f"{timing.throughput:,.0f}") if timing else Cell(),
         )
         rows.append(Row(cells=cells, marked=model == summary.candidate))
     titles = (phrases.metric_title(metric) for metric in shown)
     return Table(columns=("model", *titles, *kept_title, "size", "latency p50 / p95", "texts/s"), rows=tuple(rows))
+
+
+def _size(timing: ModelTiming) -> Cell:
+    detail = f"{timing.parameters / 1e6:,.1f} M parameters"
+    if timing.peak_memory_bytes:
+        detail += f", {phrases.size(timing.peak_memory_bytes)} of memory"
+    return Cell(text=phrases.size(timing.num_bytes), detail=detail)
 
 
 def suites_table(summary: EvaluationSummary) -> Table:

@@ -31,7 +31,13 @@ class Timed:
 
 
 def measure(
-    models: Mapping[str, Timed], texts: Sequence[str], *, task: Task, config: EvaluationConfig, max_tokens: int
+    models: Mapping[str, Timed],
+    texts: Sequence[str],
+    *,
+    task: Task,
+    config: EvaluationConfig,
+    max_tokens: int,
+    labels: Sequence[str] = (),
 ) -> Timings:
     """Time all models on the same texts, alternating between them.
 
@@ -39,6 +45,7 @@ def measure(
     causal model's next token (the prefill, or time to first token), one hidden token of a masked model. Latency is the
     median and the 95th percentile over single texts, throughput the median of some rounds over a few batches, in texts
     per second; both include tokenization. The order within each round rotates, so that no model always goes first.
+    Memory is measured apart, in processes of their own.
 
     Args:
         models: By name.
@@ -46,12 +53,15 @@ def measure(
         task: Of all models.
         config: Number of items and batch size.
         max_tokens: Longer texts are truncated.
+        labels: Of classifiers.
 
     Raises:
         ConfigurationError: A model has fewer positions than ``max_tokens``.
         DataRejected: A model gives logits that are no numbers.
     """
     import torch
+
+    from stillhouse.evaluation.footprint import peak_memory
 
     def seconds(name: str, batch: Sequence[str]) -> float:
         started = time.perf_counter()
@@ -72,6 +82,15 @@ def measure(
     for turn in range(THROUGHPUT_ROUNDS):
         for name in _rotated(names, turn):
             rates[name].append(len(batch) / seconds(name, batch))
+    memory = peak_memory(
+        {name: timed.folder for name, timed in models.items()},
+        batch,
+        task=task,
+        labels=labels,
+        batch_size=config.batch_size,
+        max_tokens=max_tokens,
+        threads=torch.get_num_threads(),
+    )
     return Timings(
         threads=torch.get_num_threads(),
         num_items=len(singles),
@@ -83,6 +102,7 @@ def measure(
                 latency_p50_ms=round(1000 * float(np.quantile(latencies[name], 0.5)), 3),
                 latency_p95_ms=round(1000 * float(np.quantile(latencies[name], 0.95)), 3),
                 throughput=round(float(np.median(rates[name])), 1),
+                peak_memory_bytes=memory.get(name),
             )
             for name in names
         },

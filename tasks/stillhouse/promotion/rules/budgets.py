@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from stillhouse.promotion.rules.base import BaseRule, Evidence, Finding, OneSided
 
-Measure = Literal["parameters", "num_bytes", "latency_p50_ms", "latency_p95_ms", "throughput"]
+Measure = Literal["parameters", "num_bytes", "latency_p50_ms", "latency_p95_ms", "throughput", "peak_memory_bytes"]
 
 _PHRASES: dict[Measure, tuple[str, str]] = {
     "parameters": ("parameters", "{:,.0f}"),
@@ -16,6 +16,7 @@ _PHRASES: dict[Measure, tuple[str, str]] = {
     "latency_p50_ms": ("median latency", "{:.2f} ms"),
     "latency_p95_ms": ("latency at the 95th percentile", "{:.2f} ms"),
     "throughput": ("throughput", "{:.1f} texts/s"),
+    "peak_memory_bytes": ("peak memory", "{:,.0f} bytes"),
 }
 
 
@@ -66,7 +67,10 @@ class Budget(OneSided, BaseRule):
             timing = evidence.timing(model)
             if timing is None and model != "none":
                 return Finding("fail", f"the evidence has no timings of {model}", bound=bound)
-            measured.append(getattr(timing, self.measure) if timing else 1.0)
+            figure = getattr(timing, self.measure) if timing else 1.0
+            if figure is None:
+                return Finding("fail", f"the evidence has no {_PHRASES[self.measure][0]} of {model}", bound=bound)
+            measured.append(figure)
         if not all(math.isfinite(figure) and figure > 0 for figure in measured):
             return Finding("fail", "the figure is not a number", bound=bound)
         found = measured[0] / measured[1]
