@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from stillhouse.contract import ConfigurationError, ExitCode, StageRequest, be_quiet, exit_code_of, pretty_json
 from stillhouse.recipe import Recipe, explain, load_recipe, new_recipe
-from stillhouse.store import locate
+from stillhouse.store import locate, open_store
 
 app = typer.Typer(
     help="Turns large language models into small, fast ones, on a schedule, with proof.",
@@ -62,7 +62,7 @@ def stage(
 def run(
     recipe: RecipeArgument,
     settings: SetOption = None,
-    store: Annotated[Path, typer.Option(help="Folder of the object store.")] = Path(".run/store"),
+    store: Annotated[str, typer.Option(help="The object store: a folder, or s3://BUCKET/PREFIX.")] = ".run/store",
     work: Annotated[Path, typer.Option(help="Folder for files that outlive a killed process.")] = Path(".run/work"),
     tracking: Annotated[
         str | None, typer.Option(help="MLflow server to track and register at; without one, nothing is promoted.")
@@ -73,7 +73,7 @@ def run(
     from stillhouse.orchestration.inprocess import run_workflow
     from stillhouse.orchestration.outcome import print_task, show_outcome
 
-    deployment = Deployment(store=f"file://{store.resolve()}", work=work.resolve(), tracking_uri=tracking)
+    deployment = Deployment(store=open_store(store).root, work=work.resolve(), tracking_uri=tracking)
     loaded = load_recipe(find_recipe(recipe), _overrides(settings))
     run_id = f"{loaded.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     results = run_workflow(loaded, run_id=run_id, deployment=deployment, on_task=print_task)
@@ -89,7 +89,7 @@ def report(
     """Print what a finished run found, and say where its report lies."""
     from stillhouse.orchestration.outcome import show_outcome
     from stillhouse.orchestration.reading import find_run, read_run, report_page
-    from stillhouse.store import open_store, read_artifact
+    from stillhouse.store import read_artifact
 
     opened = open_store(store)
     run_id = find_run(opened, run)
@@ -119,7 +119,6 @@ def preflight(
 
     from stillhouse.stages import stop_on_sigterm
     from stillhouse.stages.permit import judge_teachers
-    from stillhouse.store import open_store
     from stillhouse.teacher.terms import insist
 
     loaded = load_recipe(find_recipe(recipe), _overrides(settings))
@@ -161,7 +160,6 @@ def verify(
     """Check a model's files, digests, signature and ledger entry, without loading it."""
     from stillhouse.promotion.signing import SigningKeys, read_public_key
     from stillhouse.promotion.verify import print_checks, verify_model
-    from stillhouse.store import open_store
 
     keys = None if key else SigningKeys.from_environment()
     own_pem = keys.public_pem if keys else None

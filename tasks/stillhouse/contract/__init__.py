@@ -1,5 +1,6 @@
 """What stages promise each other: requests, results, exit codes, digests and content keys."""
 
+from stillhouse.contract.addresses import check_address
 from stillhouse.contract.canonical import canonical_json, pretty_json, sha256_of, sha256_of_file
 from stillhouse.contract.errors import (
     ConfigurationError,
@@ -133,6 +134,7 @@ __all__ = [
     "Verdict",
     "be_quiet",
     "canonical_json",
+    "check_address",
     "code_version",
     "compare",
     "content_key",

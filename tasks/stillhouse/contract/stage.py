@@ -4,8 +4,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stillhouse.contract.addresses import check_address
 from stillhouse.contract.canonical import pretty_json, sha256_of
 from stillhouse.recipe import Config, Recipe, Sha256, StageName, parse_recipe
 
@@ -53,6 +54,11 @@ class StageRequest(Config):
     """MLflow server; None leaves tracking out."""
     links: dict[str, str] = {}
     """Addresses to show beside the result, by name, such as that of the run in Airflow. No part of the content key."""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _address_names_no_one(cls, address: str | None) -> str | None:
+        return address if address is None else check_address(address)
 
     @property
     def sha256(self) -> str:

@@ -15,6 +15,7 @@ PREFIX = "stillhouse"
 """Of the names and labels of everything that runs."""
 
 _MODULE = ("-m", "stillhouse.cli")
+_TORCHRUN = ("-m", "stillhouse.stages.torchrun")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,13 @@ class ContainerTask:
 
         ``torchrun`` takes the number of nodes, its own place among them and where to meet from ``PET_*`` variables.
         """
-        return (python, "-m", "torch.distributed.run", *_MODULE, *self.arguments)
+        return (python, *_TORCHRUN, *_MODULE, *self.arguments)
 
 
 def _torchrun(processes: int) -> tuple[str, ...]:
     if processes == 1:
         return ()
-    return ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    return (*_TORCHRUN, "--standalone", f"--nproc-per-node={processes}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, field_validator
 
-from stillhouse.contract import ConfigurationError
+from stillhouse.contract import ConfigurationError, check_address
 from stillhouse.orchestration.runtimes import LocalRuntime, Runtime
 from stillhouse.recipe import Config, explain
 
@@ -40,6 +40,11 @@ class Deployment(Config):
     """Where people's browsers find that server, if under another address. Environment: ``STILLHOUSE_TRACKING_PAGE``."""
     runtime: Runtime = LocalRuntime()
     """How tasks are run."""
+
+    @field_validator("tracking_uri", "tracking_page")
+    @classmethod
+    def _address_names_no_one(cls, address: str | None) -> str | None:
+        return address if address is None else check_address(address)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
