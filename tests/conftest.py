@@ -22,7 +22,10 @@ SCRUBBED = ("STILLHOUSE_", "AIRFLOW", "MLFLOW_TRACKING", "AWS_ACCESS", "AWS_SECR
 settings.register_profile("patient", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("patient")
 
-for name in [name for name in os.environ if name.startswith(SCRUBBED)]:
+SERVERS_AT_HAND = ("STILLHOUSE_CLUSTER", "STILLHOUSE_ENGINE", "STILLHOUSE_KUBERNETES")
+"""What `make test-cluster` says about the servers that it started."""
+
+for name in [n for n in os.environ if n.startswith(SCRUBBED) and not n.startswith(SERVERS_AT_HAND)]:
     del os.environ[name]
 os.environ.update(QUIET)
 

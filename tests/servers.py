@@ -153,13 +153,13 @@ def _can_write(url: str) -> bool:
 
 
 @contextmanager
-def mlflow_server(folder: Path, *, port: int | None = None) -> Iterator[Server]:
+def mlflow_server(folder: Path, *, port: int | None = None, options: tuple[str, ...] = ()) -> Iterator[Server]:
     """MLflow over HTTP with SQLite and local artifacts, kept in ``folder``."""
     port = port or free_ports(1)[0]
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-        *("--artifacts-destination", str(folder / "artifacts")),
+        *("--artifacts-destination", str(folder / "artifacts"), *options),
     ]
     url = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -107,6 +107,31 @@ def report(
 
 
 @app.command()
+def estimate(
+    tokens: Annotated[
+        float | None,
+        typer.Option(min=1, help="Training tokens, such as 20e9; without them, the jobs of infra/SCALING.md."),
+    ] = None,
+    teacher: Annotated[float, typer.Option(min=1, help="Parameters of the teacher.")] = 8e9,
+    student: Annotated[float, typer.Option(min=1, help="Parameters of the student.")] = 1e9,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs.")] = 8,
+    shards: Annotated[int | None, typer.Option(min=1, help="Scoring tasks; by default one a GPU.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines that train together.")] = 1,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1,
+    price: Annotated[float | None, typer.Option(min=0, help="Of a GPU for an hour, in dollars.")] = None,
+) -> None:
+    """Say what distilling a language model takes, on paper: hours, money, bytes."""
+    from stillhouse.orchestration.estimate import H100, JOBS, Job, render
+
+    hardware = H100 if price is None else H100.model_copy(update={"price": price})
+    jobs: tuple[Job, ...] = JOBS
+    if tokens is not None:
+        shape = {"devices": devices, "shards": shards or devices, "nodes": nodes, "epochs": epochs}
+        jobs = (Job(name="yours", tokens=tokens, teacher=teacher, student=student, **shape),)
+    typer.echo(render(jobs, hardware))
+
+
+@app.command()
 def preflight(
     recipe: RecipeArgument,
     settings: SetOption = None,

@@ -61,8 +61,8 @@ def run(context: StageContext) -> StageOutcome:
     context.save_bytes("summary", pretty_json(summary), ".json")
     home = sets[recipe.data.domain]
     texts = list(home["prompt" if "prompt" in home.column_names else "text"])
-    limits = {"max_tokens": recipe.training.max_tokens, "labels": recipe.data.labels}
-    timings = measure(models, texts, task=recipe.task, config=config, **limits)
+    longest = recipe.training.max_tokens
+    timings = measure(models, texts, task=recipe.task, config=config, max_tokens=longest, labels=recipe.data.labels)
     context.save_bytes("timings", pretty_json(timings), ".json")
     return StageOutcome(summary=_headline(summary), metrics=_metrics(summary))
 

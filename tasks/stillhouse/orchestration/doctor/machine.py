@@ -1,19 +1,18 @@
-"""``stillhouse doctor``: can this machine run Stillhouse, and if not, what helps."""
+"""This machine: what Airflow, and tasks that run beside it, need of it."""
 
 import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from rich.console import Console
-from rich.table import Table
 
-from stillhouse.contract import ExitCode, StillhouseError
+from stillhouse.contract import StillhouseError
+from stillhouse.orchestration.doctor.finding import Finding
+from stillhouse.orchestration.runtimes import DockerRuntime, LocalRuntime, Runtime
 from stillhouse.promotion.signing import SigningKeys
 
 GIB = 1 << 30
@@ -21,25 +20,14 @@ MIN_FREE_BYTES = 6 * GIB
 MIN_MEMORY_BYTES = 6 * GIB
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    found: str
-    remedy: str = ""
-    """What to do; empty if all is well."""
-
-
-def examine() -> ExitCode:
-    """Look at this machine, print what was found, and return whether all is well."""
-    findings = [*_python(), *_packages(), *_disk(Path.cwd()), *_memory(), *_sqlite(), *_signing()]
-    table = Table("", "", "", "", box=None, show_header=False, padding=(0, 1))
-    for finding in findings:
-        mark = "[red]✗" if finding.remedy else "[green]✓"
-        table.add_row(mark, finding.subject, finding.found, finding.remedy)
-    Console().print(table)
-    return ExitCode.CONFIGURATION if any(finding.remedy for finding in findings) else ExitCode.OK
+def examine_machine(runtime: Runtime) -> Iterator[Finding]:
+    """Look at this machine. Disk and memory matter where tasks run on it, and so do the libraries of the stages."""
+    yield from _python()
+    if isinstance(runtime, LocalRuntime):
+        yield from (*_packages(("airflow", "ml")), *_disk(Path.cwd()), *_memory(), *_sqlite())
+    else:
+        yield from _packages(("airflow", "docker" if isinstance(runtime, DockerRuntime) else "kubernetes"))
+    yield from _signing()
 
 
 def _python() -> Iterator[Finding]:
@@ -51,9 +39,9 @@ def _python() -> Iterator[Finding]:
     )
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(extras: Sequence[str]) -> Iterator[Finding]:
     wanted = [Requirement(line) for line in requires("stillhouse") or []]
-    needed = [r for r in wanted if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ("airflow", "ml"))]
+    needed = [r for r in wanted if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in extras)]
     wrong = []
     for requirement in needed:
         try:
@@ -64,7 +52,7 @@ def _packages() -> Iterator[Finding]:
     yield Finding(
         subject="packages",
         found="; ".join(wrong) or f"all {len(needed)} in their ranges",
-        remedy="make run installs them" if wrong else "",
+        remedy=f"make run installs them, and pip install '.[{','.join(extras)}]'" if wrong else "",
     )
 
 
