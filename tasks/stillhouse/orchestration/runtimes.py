@@ -40,6 +40,13 @@ class SecretKey(Config):
     """Of the Secret."""
     key: str
     """Within it."""
+    stages: tuple[str, ...] = ()
+    """That get it, such as ``generate`` for a teacher's key, ``promote`` and ``rollback`` for the signing key; empty
+    stands for all."""
+
+    def is_for(self, stage: str) -> bool:
+        """Tell whether a task of ``stage`` gets it."""
+        return not self.stages or stage in self.stages
 
 
 class LocalRuntime(Config):
@@ -94,6 +101,8 @@ class PodRuntime(ContainerRuntime):
     image_pull_secrets: tuple[str, ...] = ()
     secrets: dict[str, SecretKey] = {}
     """Environment variable -> where its value lies."""
+    secret_files: dict[str, SecretKey] = {}
+    """Path of a file -> where its content lies, such as the private key that signs models. One folder holds it alone."""
     deferrable: bool = False
     """Wait in Airflow's triggerer, without a worker's slot."""
     priority_class: str | None = None

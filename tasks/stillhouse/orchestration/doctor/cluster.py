@@ -117,7 +117,7 @@ def _named_objects(client: "ApiClient", runtime: PodRuntime) -> Iterator[Finding
     yield _look("namespace", namespace, partial(core.read_namespace, namespace, **limit), apply)
     yield _look("accounts", "of all stages", partial(_check_accounts, core, runtime), apply)
     keys: dict[str, set[str]] = {name: set() for name in runtime.image_pull_secrets}
-    for reference in runtime.secrets.values():
+    for reference in (*runtime.secrets.values(), *runtime.secret_files.values()):
         keys.setdefault(reference.name, set()).add(reference.key)
     for name, wanted in keys.items():
         remedy = f"make secret {name} in namespace {namespace}" + (
