@@ -1,22 +1,21 @@
-"""A real server of the OpenAI protocol around a real, tiny causal model, on loopback; and a proxy that does harm."""
+"""A real server of the OpenAI protocol around a real, tiny causal model, on loopback; and a proxy in front of it."""
 
 import json
-import socket
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from proxies import Fault, Proxy, Reply, fault_proxy
+from proxies import Request as ProxiedRequest
 from servers import free_ports
 from tiny_language import tiny_causal, tiny_tokenizer
 
@@ -246,112 +245,26 @@ def teacher_server(**settings: Any) -> Iterator[Teacher]:
         thread.join(timeout=60)
 
 
-@dataclass
-class Proxy:
-    """Passes requests on, and does to each what its script says; when the script is over, no harm."""
-
-    target: str
-    script: deque[Mapping[str, Any]] = field(default_factory=deque)
-    """For each request: ``status`` (and ``headers``, ``code``), or ``do``: ``drop``, ``drop-after``, ``slow``,
-    ``malformed``, ``replay``, ``swap`` or ``rename``."""
-    url: str = ""
-    seen: int = 0
-    last: bytes = b""
-    replied: int = 0
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def wait_until_replied(self, count: int) -> None:
-        """Return when so many replies have been sent."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.replied >= count, timeout=120)
+def _another_model(proxy: Proxy, reply: Reply) -> Reply:
+    return replace(reply, body=reply.body.replace(MODEL.encode(), b"another-model"))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    proxy: Proxy
+CHANGES = {
+    "malformed": lambda proxy, reply: replace(reply, body=reply.body[: len(reply.body) // 2]),
+    "rename": _another_model,
+    "swap": lambda proxy, reply: replace(reply, headers={**reply.headers, "x-client-request-id": "somebody-else"}),
+}
+"""What the proxy can make of an answer, besides what `proxies` knows."""
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        with self.proxy.changed:
-            self.proxy.seen += 1
-            fault = self.proxy.script.popleft() if self.proxy.script else {}
-        if "status" in fault:
-            error = json.dumps({"error": {"message": body.decode(), "code": fault.get("code")}}).encode()
-            self.reply(fault["status"], error, fault.get("headers", {}))
-        elif fault.get("do") == "drop":
-            self.hang_up()
-        elif fault.get("do") == "slow":
-            self.dribble()
-        elif fault.get("do") == "replay":
-            self.reply(200, self.proxy.last, {})
-        else:
-            self.pass_on(body, fault.get("do"))
-
-    def pass_on(self, body: bytes, do: str | None) -> None:
-        status, answer, headers = self.forward(body)
-        if do == "drop-after":
-            self.hang_up()
-            return
-        if do == "malformed":
-            answer = answer[: len(answer) // 2]
-        if do == "rename":
-            answer = answer.replace(MODEL.encode(), b"another-model")
-        if do == "swap":
-            headers["x-client-request-id"] = "somebody-else"
-        self.proxy.last = answer
-        self.reply(status, answer, headers)
-
-    def forward(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        host = self.proxy.target.removeprefix("http://").partition("/")[0]
-        connection = HTTPConnection(host, timeout=120)
-        passed = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "accept-encoding")}
-        connection.request("POST", self.path, body, passed)
-        response = connection.getresponse()
-        kept = {k: v for k, v in response.getheaders() if k.lower() == "x-client-request-id"}
-        return response.status, response.read(), kept
-
-    def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": len(body), **headers}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(body)
-        with self.proxy.changed:
-            self.proxy.replied += 1
-            self.proxy.changed.notify_all()
-
-    def hang_up(self) -> None:
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
-
-    def dribble(self) -> None:
-        """Send a byte now and then, each in time, and never an end."""
-        self.send_response(200)
-        self.send_header("content-length", "1000000")
-        self.end_headers()
-        self.close_connection = True
-        try:
-            while True:
-                self.wfile.write(b" ")
-                self.wfile.flush()
-                time.sleep(0.05)
-        except OSError:
-            return
+def _echo(request: ProxiedRequest, fault: Fault) -> bytes:
+    # Like real servers, the proxy repeats in its message what it was sent.
+    return json.dumps({"error": {"message": request.body.decode(), "code": fault.get("code")}}).encode()
 
 
 @contextmanager
-def fault_proxy(target: str, *script: Mapping[str, Any]) -> Iterator[Proxy]:
-    """Run the proxy in front of ``target`` until the block ends."""
-    proxy = Proxy(target=target, script=deque(script))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    proxy.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+def teacher_proxy(target: str, *script: Fault) -> Iterator[Proxy]:
+    """Run a proxy in front of the server whose address is ``target``; see `proxies.fault_proxy`."""
+    with fault_proxy(target.removesuffix("/v1"), *script, explain=_echo, changes=CHANGES) as proxy:
+        proxy.url += "/v1"
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()

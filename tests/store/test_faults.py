@@ -3,13 +3,13 @@
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
+from proxies import fault_proxy
 from servers import READER_KEY, READER_SECRET, Server
 
 from stillhouse.contract import ConfigurationError, Conflict, NotPermitted, TryAgain
@@ -166,55 +166,17 @@ def test_a_wrong_endpoint_is_a_wrong_setting(s3_environment: Server, monkeypatch
         open_store("s3://bucket")
 
 
-class LosesFirstAnswer:
-    """A proxy that carries out every request, and drops the connection instead of passing on the first answer."""
-
-    def __init__(self, url: str) -> None:
-        self.target = ("127.0.0.1", int(url.rpartition(":")[2]))
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.lost = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self.target) as server:
-            threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
-            while data := server.recv(65536):
-                if b"100 Continue" not in data and not self.lost:
-                    self.lost += 1
-                    client.shutdown(socket.SHUT_RDWR)
-                    return
-                client.sendall(data)
-
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-        except OSError:
-            pass
-
-
 def test_a_write_whose_answer_was_lost_is_no_conflict_with_itself(
     bucket: str, s3: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = LosesFirstAnswer(s3.url)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    store = open_store(f"s3://{bucket}/lost")
-    version = store.put_if("k", b"mine", version=None)
-    assert proxy.lost == 1
-    assert store.get_versioned("k") == (b"mine", version)
-    with pytest.raises(Conflict):
-        store.put_if("k", b"mine", version=None)
-    proxy.listener.close()
+    with fault_proxy(s3.url, {"do": "drop-after"}) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        store = open_store(f"s3://{bucket}/lost")
+        version = store.put_if("k", b"mine", version=None)
+        assert [request.method for request in proxy.requests] == ["PUT", "PUT", "GET"]
+        assert store.get_versioned("k") == (b"mine", version)
+        with pytest.raises(Conflict):
+            store.put_if("k", b"mine", version=None)
 
 
 def test_folder_markers_of_other_tools_are_no_objects(bucket: str, s3: Server) -> None:

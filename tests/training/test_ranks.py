@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stillhouse.contract import TrainingHistory
+from stillhouse.contract import ExitCode, TrainingHistory
 
 SCRIPT = Path(__file__).parents[1] / "tiny_ranks.py"
 
@@ -45,6 +45,30 @@ def test_two_processes_train_as_one_does(tmp_path: Path, sharding: str) -> None:
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+PEER = """
+import os, sys, torch, torch.distributed as dist
+from stillhouse.contract import TryAgain
+from stillhouse.training import parallel
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+dist.barrier()
+if dist.get_rank() == 1:
+    os._exit(0)
+try:
+    with parallel.lost_peers_explained():
+        parallel.total(torch.ones(1))
+except TryAgain as error:
+    sys.exit(int(error.exit_code))
+"""
+
+
+@pytest.mark.slow
+def test_a_lost_peer_is_a_reason_to_try_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PEER, str(tmp_path / "meet")]
+    survivor, lost = (subprocess.Popen([*command, str(rank)]) for rank in (0, 1))
+    assert lost.wait(timeout=300) == 0
+    assert survivor.wait(timeout=300) == ExitCode.TRY_AGAIN
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """Objects in an S3 bucket, on AWS or any server that speaks its protocol."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -13,13 +14,17 @@ from botocore.config import Config as ClientConfig
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
+    ResponseStreamingError,
+    SSOError,
 )
 from botocore.exceptions import ConnectionError as ServerConnectionError
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError
 
 from stillhouse.contract import (
     ConfigurationError,
@@ -28,6 +33,7 @@ from stillhouse.contract import (
     NotPermitted,
     StillhouseError,
     TryAgain,
+    sha256_of_file,
 )
 from stillhouse.store.atomic import finish, os_errors_explained, unfinished_file
 from stillhouse.store.naming import RESERVED, S3_SCHEME, check_key, check_prefix
@@ -35,9 +41,51 @@ from stillhouse.store.naming import RESERVED, S3_SCHEME, check_key, check_prefix
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+logger = logging.getLogger(__name__)
+
+Returned = TypeVar("Returned")
+
 _TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+_READ_SECONDS = 20
+_TRIES = 3
+"""Of a transfer whose bytes arrive damaged or cut off. Requests that fail are tried again by boto3 itself."""
+_DIGEST = "sha256"
+"""Metadata of objects that came from files: of those that went in parts, the server keeps no digest of the whole."""
+_DIFFERENT = "check the network, and remove the object if it stays so"
 _MISSING = {"NoSuchKey", "404"}
-_BUSY = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "OperationAborted"}
+_BUSY = {"SlowDown", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
+_GARBLED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
+_FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
+_FORBIDDEN = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+class _Garbled(TryAgain):
+    """Bytes were damaged or cut off on their way."""
+
+
+class _Damaged(IntegrityError):
+    """Bytes differ from their digest, on their way or at the server."""
+
+
+_EXPLANATIONS: dict[type[Exception], tuple[type[StillhouseError], str]] = {
+    FlexibleChecksumError: (_Damaged, f"the bytes differ from the checksum that the server keeps; {_DIFFERENT}"),
+    S3DownloadFailedError: (_Garbled, "the object changed while it was read; run again"),
+    S3ValidationError: (_Garbled, "the server sends another part than was asked for; run again"),
+    IncompleteReadError: (_Garbled, "the answer breaks off; check the network and run again"),
+    ResponseStreamingError: (_Garbled, "the answer breaks off; check the network and run again"),
+    RetriesExceededError: (_Garbled, "the answer breaks off; check the network and run again"),
+    NoCredentialsError: (NotPermitted, "{}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    PartialCredentialsError: (NotPermitted, "{}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    CredentialRetrievalError: (NotPermitted, "{}; renew the credentials"),
+    SSOError: (NotPermitted, "{}; renew the credentials"),
+    ServerConnectionError: (TryAgain, "the S3 server does not answer; check AWS_ENDPOINT_URL and the server"),
+    HTTPClientError: (TryAgain, "the S3 server does not answer; check AWS_ENDPOINT_URL and the server"),
+    KeyError: (ConfigurationError, "what answers is no S3 server; correct AWS_ENDPOINT_URL"),  # no ETag
+    RecursionError: (ConfigurationError, "what answers is no S3 server; correct AWS_ENDPOINT_URL"),  # it redirects
+    BotoCoreError: (ConfigurationError, "{}; check the AWS settings"),
+    ValueError: (ConfigurationError, "{}; check the AWS settings"),
+}
+"""The first that fits counts."""
 
 
 class S3Store:
@@ -46,6 +94,10 @@ class S3Store:
     Endpoint and credentials come from where boto3 looks for them: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``,
     ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, the profile files, the instance's role. Every request is tried
     four times at most.
+
+    Large files go in parts. A killed writer leaves its parts at the server, unseen but paid for: whoever writes the
+    object again removes them. For objects that nobody writes again, give the bucket a lifecycle rule,
+    ``AbortIncompleteMultipartUpload`` after some days.
 
     Args:
         root: ``s3://bucket`` or ``s3://bucket/prefix``.
@@ -80,28 +132,30 @@ class S3Store:
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and the version to name in `put_if`."""
-        with self._explained(self.uri(key)):
-            response = self._client.get_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")
-            return response["Body"].read(), response["ETag"]
+        return self._whole(key, lambda: self._read(key))
+
+    def _read(self, key: str) -> tuple[bytes, str]:
+        response = self._client.get_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")
+        return response["Body"].read(), response["ETag"]
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace an object."""
-        with self._explained(self.uri(key)):
-            self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256")
+
+        def write() -> str:
+            return self._client.put_object(
+                Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256"
+            )["ETag"]
+
+        self._whole(key, write)
 
     def put_if(self, key: str, data: bytes, *, version: str | None) -> str:
         """Write only if the object still has ``version``, or, for None, only if there is none."""
-        name = self._key(key)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         with self._explained(self.uri(key)):
             try:
-                if version is None:
-                    response = self._client.put_object(
-                        Bucket=self._bucket, Key=name, Body=data, ChecksumAlgorithm="SHA256", IfNoneMatch="*"
-                    )
-                else:
-                    response = self._client.put_object(
-                        Bucket=self._bucket, Key=name, Body=data, ChecksumAlgorithm="SHA256", IfMatch=version
-                    )
+                return self._client.put_object(
+                    Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256", **condition
+                )["ETag"]
             except ClientError as error:
                 if _status(error) in (409, 412) and error.response["ResponseMetadata"].get("RetryAttempts"):
                     # The first try may have been carried out and its answer lost: then we met our own write.
@@ -113,21 +167,41 @@ class S3Store:
                         f"{self.uri(key)}: somebody else wrote first; read it again and decide anew"
                     ) from None
                 raise
-        return response["ETag"]
 
     def put_file(self, key: str, path: Path) -> None:
         """Write or replace an object with the contents of a file, in parts if it is large."""
-        with os_errors_explained(path), self._explained(self.uri(key)), path.open("rb") as file:
-            self._client.upload_fileobj(
-                file, self._bucket, self._key(key), ExtraArgs={"ChecksumAlgorithm": "SHA256"}, Config=_TRANSFER
-            )
+        with os_errors_explained(path):
+            extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {_DIGEST: sha256_of_file(path)}}
+            if path.stat().st_size >= _TRANSFER.multipart_threshold:
+                self._remove_leftovers(key)
+
+            def send() -> None:
+                with path.open("rb") as file:
+                    self._client.upload_fileobj(file, self._bucket, self._key(key), ExtraArgs=extra, Config=_TRANSFER)
+
+            self._whole(key, send)
 
     def get_file(self, key: str, path: Path) -> None:
-        """Download an object to ``path``, whose folder exists; the file appears whole or not at all."""
-        with os_errors_explained(path), unfinished_file(path.parent) as (file, temporary):
-            with self._explained(self.uri(key)):
+        """Download an object to ``path``, whose folder exists; the file appears whole or not at all.
+
+        Raises:
+            IntegrityError: The bytes differ from the digest that came with them.
+        """
+        with os_errors_explained(path):
+            self._whole(key, lambda: self._receive(key, path))
+
+    def _receive(self, key: str, path: Path) -> None:
+        with unfinished_file(path.parent) as (file, temporary):
+            found = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+            if found["ContentLength"] < _TRANSFER.multipart_threshold:
+                file.write(self._read(key)[0])
+            else:
                 self._client.download_fileobj(self._bucket, self._key(key), file, Config=_TRANSFER)
             finish(file)
+            digest = found["Metadata"].get(_DIGEST)
+            whole = temporary.stat().st_size == found["ContentLength"]
+            if not whole or (digest and sha256_of_file(temporary) != digest):
+                raise _Damaged(f"{self.uri(key)}: the bytes differ from their digest; {_DIFFERENT}")
             temporary.replace(path)
 
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
@@ -158,6 +232,31 @@ class S3Store:
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
 
+    def _whole(self, key: str, transfer: Callable[[], Returned]) -> Returned:
+        """Return what ``transfer`` returns; it is done again if bytes were damaged or cut off on their way."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with self._explained(self.uri(key)):
+                    return transfer()
+            except (_Garbled, _Damaged) as error:
+                if not tries_left:
+                    raise
+                logger.warning("%s; trying again", str(error).partition(";")[0])
+        raise AssertionError("the last try returns or raises")
+
+    def _remove_leftovers(self, key: str) -> None:
+        """End earlier uploads in parts of this object, of which the last writer's alone is to count."""
+        name = self._key(key)
+        try:
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=name):
+                for upload in page.get("Uploads", ()):
+                    if upload["Key"] == name:
+                        self._client.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload["UploadId"])
+                        logger.info("%s: removed the parts that a killed writer left", self.uri(key))
+        except (ClientError, BotoCoreError) as error:
+            # Not every deployment allows to list uploads, and the upload itself says best what else is wrong.
+            logger.debug("%s: leftover parts not looked for: %s", self.uri(key), type(error).__name__)
+
     @contextmanager
     def _explained(self, uri: str) -> Iterator[None]:
         try:
@@ -170,23 +269,27 @@ class S3Store:
                         self._client.head_bucket(Bucket=self._bucket)
                 raise FileNotFoundError(f"{uri}: no such object") from None
             raise _explain_response(error, uri) from error
-        except FlexibleChecksumError as error:
-            raise IntegrityError(f"{uri}: the bytes differ from the checksum that the server keeps") from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise NotPermitted(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except (ServerConnectionError, HTTPClientError, IncompleteReadError) as error:
-            raise TryAgain(f"{uri}: the S3 server does not answer; check AWS_ENDPOINT_URL and the server") from error
-        except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(f"{uri}: {_one_line(error)}; check the AWS settings") from error
+        except tuple(_EXPLANATIONS) as error:
+            kind, words = next(how for cause, how in _EXPLANATIONS.items() if isinstance(error, cause))
+            raise kind(f"{uri}: {words.format(_one_line(error))}") from error
 
 
 def _explain_response(error: ClientError, uri: str) -> StillhouseError:
     status, code = _status(error), _code(error)
     if code == "NoSuchBucket" or (error.operation_name == "HeadBucket" and status == 404):
         return ConfigurationError(f"{uri}: the bucket does not exist; create it, or check AWS_ENDPOINT_URL")
+    if code in _FULL or status == 507:
+        return TryAgain(f"{uri}: the bucket is full ({code}); free some space and run again")
+    if code == "RequestTimeTooSkewed":
+        return TryAgain(f"{uri}: this machine's clock differs from the S3 server's; set it and run again")
+    if code in _GARBLED:
+        return _Garbled(f"{uri}: the bytes arrive damaged at the S3 server ({code}); check the network and run again")
+    if code == "NoSuchUpload":
+        return TryAgain(f"{uri}: another writer of this object began anew; run again")
     if status >= 500 or status == 429 or code in _BUSY:
         return TryAgain(f"{uri}: the S3 server says {code} ({status}); run again later")
-    if status in (401, 403):
+    # A HEAD has no body to say why: expired credentials are a plain 400 there.
+    if status in (401, 403) or code in _FORBIDDEN or (status == 400 and error.operation_name.startswith("Head")):
         return NotPermitted(f"{uri}: the S3 server says {code} ({status}); check the credentials and their rights")
     return ConfigurationError(f"{uri}: the S3 server says {code} ({status}): {_one_line(error)}")
 
@@ -212,7 +315,7 @@ def _client(_process: int, _settings: tuple[tuple[str, str], ...]) -> "S3Client"
         signature_version="s3v4",
         retries={"mode": "standard", "total_max_attempts": 4},
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=_READ_SECONDS,
     )
     client = session.client("s3", region_name=region, config=options)
     if not client.meta.endpoint_url.rstrip("/").endswith("amazonaws.com"):

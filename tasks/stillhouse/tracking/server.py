@@ -9,10 +9,16 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from stillhouse.contract import NotPermitted, TryAgain, be_quiet
+from stillhouse.contract.addresses import check_address
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client of the server at ``uri``; it does not connect yet. The user's own MLflow settings win."""
+    """Return a client of the server at ``uri``; it does not connect yet. The user's own MLflow settings win.
+
+    Raises:
+        ConfigurationError: The address holds a user's name or password.
+    """
+    check_address(uri)
     be_quiet()
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

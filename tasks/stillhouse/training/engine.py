@@ -156,7 +156,8 @@ def fit(job: TrainingJob) -> TrainingOutcome:
     )
     logger.info("training for %d steps, from step %d", len(loader), checkpoint.step if checkpoint else 0)
     set_seed(config.seed + parallel.rank())
-    trainer.train()
+    with parallel.lost_peers_explained():
+        trainer.train()
     return TrainingOutcome(
         model=parallel.whole_model(job.model).eval(),
         history=recorder.history(),

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from stillhouse.contract import TryAgain
 from stillhouse.models import find_layers
 from stillhouse.training.module import DistillationModel
 
@@ -59,6 +60,24 @@ def gradients_stay(module: nn.Module) -> Iterator[None]:
             module.set_requires_gradient_sync(True)
     else:
         yield
+
+
+@contextlib.contextmanager
+def lost_peers_explained() -> Iterator[None]:
+    """Explain an exchange that failed since another process is gone, such as with its node.
+
+    Raises:
+        TryAgain: It is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL has a type for it; gloo raises a plain RuntimeError that names its source file.
+        if num_processes() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise TryAgain(
+                "another process of this training is gone; the next try resumes from the last checkpoint"
+            ) from error
+        raise
 
 
 def total(numbers: torch.Tensor) -> torch.Tensor:

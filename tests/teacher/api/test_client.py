@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from teacher_server import GREEDY, SAMPLED, Teacher, fault_proxy, prompts, teacher_server
+from teacher_server import GREEDY, SAMPLED, Teacher, prompts, teacher_proxy, teacher_server
 
 from stillhouse.contract import ConfigurationError, NotPermitted
 from stillhouse.models.answers import Answer, Prompt
@@ -124,9 +124,9 @@ def test_without_a_reference_no_key_is_sent(
 def test_neither_key_nor_prompt_follows_a_redirect(
     teacher: Teacher, writer_of: Callable[..., ApiWriter], key_file: Path
 ) -> None:
-    with fault_proxy(teacher.url) as elsewhere:
+    with teacher_proxy(teacher.url) as elsewhere:
         moved = {"status": 307, "headers": {"location": f"{elsewhere.url}/chat/completions"}}
-        with fault_proxy(teacher.url, moved) as proxy, pytest.raises(ConfigurationError, match="redirects"):
+        with teacher_proxy(teacher.url, moved) as proxy, pytest.raises(ConfigurationError, match="redirects"):
             writer_of(proxy.url, key=f"file:{key_file}").write(prompts(1), on_answer=lambda answer: None)
     assert elsewhere.seen == 0
     assert teacher.bodies == []

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from teacher_server import Teacher, fault_proxy, prompts
+from teacher_server import Teacher, prompts, teacher_proxy
 
 from stillhouse.contract import ConfigurationError, IntegrityError, NotPermitted, TryAgain
 from stillhouse.models.answers import Answer
@@ -38,7 +38,7 @@ def test_what_passes_is_tried_again(
     teacher: Teacher, store: FileStore, writer_of: Callable[..., ApiWriter], fault: str
 ) -> None:
     undisturbed, _ = ask(prompts(4), writer_of(teacher.url), Ledger(FileStore(store.folder / "other")))
-    with fault_proxy(teacher.url, PASSING[fault], {}, PASSING[fault], PASSING[fault]) as proxy:
+    with teacher_proxy(teacher.url, PASSING[fault], {}, PASSING[fault], PASSING[fault]) as proxy:
         answers, counts = ask(prompts(4), writer_of(proxy.url), Ledger(store))
     assert [answer.text for answer in answers] == [answer.text for answer in undisturbed]
     assert counts.requests == proxy.seen == 7
@@ -53,7 +53,7 @@ def test_patience_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = IntegrityError if fault in ("another request's", "another model's") else TryAgain
-    with fault_proxy(teacher.url, *[PASSING[fault]] * 50) as proxy, pytest.raises(expected, match="4 x") as caught:
+    with teacher_proxy(teacher.url, *[PASSING[fault]] * 50) as proxy, pytest.raises(expected, match="4 x") as caught:
         ask(prompts(3), writer_of(proxy.url, concurrency=1), Ledger(store))
     assert proxy.seen == 4
     assert "film" not in str(caught.value) + caplog.text
@@ -63,7 +63,7 @@ def test_patience_ends(
 def test_a_storm_is_weathered_and_nothing_is_asked_twice(
     teacher: Teacher, store: FileStore, writer_of: Callable[..., ApiWriter]
 ) -> None:
-    with fault_proxy(teacher.url, *[BUSY] * 30) as proxy:
+    with teacher_proxy(teacher.url, *[BUSY] * 30) as proxy:
         _, counts = ask(prompts(40), writer_of(proxy.url, concurrency=8, attempts=40), Ledger(store))
     assert counts.requests == 70
     assert set(teacher.asked.values()) == {1}
@@ -107,7 +107,7 @@ def test_a_server_that_wants_a_long_rest_is_left_to_the_scheduler(
     teacher: Teacher, writer_of: Callable[..., ApiWriter]
 ) -> None:
     rest = {"status": 429, "headers": {"retry-after": "3600"}}
-    with fault_proxy(teacher.url, rest) as proxy, pytest.raises(TryAgain, match="3600 s"):
+    with teacher_proxy(teacher.url, rest) as proxy, pytest.raises(TryAgain, match="3600 s"):
         writer_of(proxy.url, concurrency=1).write(prompts(2), on_answer=lambda answer: None)
     assert proxy.seen == 1
 
@@ -129,7 +129,7 @@ def test_what_lasts_ends_at_once_and_repeats_no_prompt(
     expected: type[Exception],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with fault_proxy(teacher.url, *[fault] * 9) as proxy, pytest.raises(expected) as caught:
+    with teacher_proxy(teacher.url, *[fault] * 9) as proxy, pytest.raises(expected) as caught:
         writer_of(proxy.url, concurrency=1).write(prompts(5), on_answer=lambda answer: None)
     assert proxy.seen == 1
     assert "film" not in str(caught.value) + caplog.text
@@ -137,7 +137,7 @@ def test_what_lasts_ends_at_once_and_repeats_no_prompt(
 
 def test_a_body_that_never_ends_is_given_up(teacher: Teacher, writer_of: Callable[..., ApiWriter]) -> None:
     found: list[Answer] = []
-    with fault_proxy(teacher.url, {"do": "slow"}) as proxy:
+    with teacher_proxy(teacher.url, {"do": "dribble"}) as proxy:
         writer = writer_of(proxy.url, concurrency=1, timeout_seconds=1.0)
         assert writer.write(prompts(1), on_answer=found.append) == 2
     assert len(found) == 1
@@ -147,7 +147,7 @@ def test_a_reply_that_was_given_before_is_not_believed(
     teacher: Teacher, store: FileStore, writer_of: Callable[..., ApiWriter]
 ) -> None:
     undisturbed, _ = ask(prompts(3), writer_of(teacher.url), Ledger(FileStore(store.folder / "other")))
-    with fault_proxy(teacher.url, {}, {"do": "replay"}, {"do": "replay"}) as proxy:
+    with teacher_proxy(teacher.url, {}, {"do": "replay"}, {"do": "replay"}) as proxy:
         answers, counts = ask(prompts(3), writer_of(proxy.url, concurrency=1), Ledger(store))
     assert [answer.text for answer in answers] == [answer.text for answer in undisturbed]
     assert counts.requests == 5
@@ -157,7 +157,7 @@ def test_what_is_under_way_when_one_request_fails_is_kept(
     teacher: Teacher, store: FileStore, writer_of: Callable[..., ApiWriter]
 ) -> None:
     teacher.allowed = 0
-    with fault_proxy(teacher.url, {}, {"status": 403}) as proxy:
+    with teacher_proxy(teacher.url, {}, {"status": 403}) as proxy:
         errors: list[BaseException] = []
 
         def work() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teacher_server import Teacher, fault_proxy, prompts
+from teacher_server import Teacher, prompts, teacher_proxy
 
 from stillhouse.contract import IntegrityError, NotPermitted
 from stillhouse.recipe import CeilingConfig, PricesConfig
@@ -41,7 +41,7 @@ def test_no_request_more_than_the_ceiling_is_sent(
 
 
 def test_failed_tries_count(teacher: Teacher, store: FileStore, writer_of: Callable[..., ApiWriter]) -> None:
-    with fault_proxy(teacher.url, *[{"status": 500}] * 3) as proxy, pytest.raises(NotPermitted):
+    with teacher_proxy(teacher.url, *[{"status": 500}] * 3) as proxy, pytest.raises(NotPermitted):
         ask(prompts(9), writer_of(proxy.url, ceiling={"requests": 5}), Ledger(store))
     assert proxy.seen == 5
 
