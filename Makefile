@@ -30,6 +30,9 @@ e2e: ## Tests that need minutes: real servers, real data, killed processes
 	@infra/install.sh test
 	.venv/bin/python -m pytest -m "slow and not docker and not kubernetes and not compose" -n 2 --dist loadfile
 
+images: ## Build the images of tasks, Airflow and MLflow, and list what is in them
+	@export $$(infra/engine.sh start) && infra/images.sh
+
 screenshots: ## Take the README's screenshots of a quickstart that is up (needs Chromium)
 	@infra/install.sh test
 	.venv/bin/python infra/screenshots.py
