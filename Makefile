@@ -1,6 +1,6 @@
 # Two commands matter: `make run` and `make test`. Both install what they need into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e screenshots lock clean
+.PHONY: help run test lint unit e2e test-cluster up down images screenshots lock clean
 SHELL := bash
 
 RECIPE ?= quickstart
@@ -29,6 +29,16 @@ unit: ## Tests that need seconds
 e2e: ## Tests that need minutes: real servers, real data, killed processes
 	@infra/install.sh test
 	.venv/bin/python -m pytest -m "slow and not docker and not kubernetes and not compose" -n 2 --dist loadfile
+
+test-cluster: ## Tests on a real Docker engine, Kubernetes and the compose stack, started for them if need be (Debian, root)
+	@infra/install.sh test
+	@infra/test-cluster.sh
+
+up: ## Start Airflow, MLflow and S3 as containers, with the tasks beside them: see infra/compose/README.md
+	@infra/compose.sh up
+
+down: ## Stop what `make up` started; data stays
+	@infra/compose.sh down
 
 images: ## Build the images of tasks, Airflow and MLflow, and list what is in them
 	@export $$(infra/engine.sh start) && infra/images.sh

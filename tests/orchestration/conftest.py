@@ -1,16 +1,11 @@
 """A toy project: a recipe, its files, and DAGs whose stages are run by `fake_stage.py`."""
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 
+import airflow_home  # noqa: F401
 import pytest
 import yaml
-
-os.environ.setdefault("AIRFLOW_HOME", str(Path(tempfile.gettempdir()) / "stillhouse-tests-airflow"))
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
 
 FAKE_STAGE = Path(__file__).with_name("fake_stage.py")
 TABLE = {"source": {"kind": "path", "path": "rows.csv"}, "format": "csv", "licence": "MIT", "origin": "made up"}

@@ -9,12 +9,15 @@ from mlflow import MlflowClient
 from servers import (
     ACCESS_KEY,
     ADMIN_KEY,
+    MLFLOW_ADMIN,
+    MLFLOW_PASSWORD,
     READER_KEY,
     READER_SECRET,
     SECRET_KEY,
     Server,
     create_bucket,
     mlflow_server,
+    mlflow_server_with_users,
     s3_server,
 )
 
@@ -97,26 +100,16 @@ def test_mlflow_is_asked_for_all_that_tasks_need_and_keeps_one_run(tmp_path: Pat
 
 @pytest.mark.slow
 def test_mlflow_s_users_are_told_what_they_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    password = "a-password-for-tests"
-    users = tmp_path / "auth.ini"
-    users.write_text(f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{tmp_path}/users.db\n")
-    for name, value in {
-        "MLFLOW_AUTH_CONFIG_PATH": str(users),
-        "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "for-tests",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with mlflow_server(tmp_path, options=("--app-name", "basic-auth")) as server:
+    with mlflow_server_with_users(tmp_path) as server:
         assert "refuses the credentials" in faults(examine_mlflow(server.url))["MLflow"]
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", MLFLOW_ADMIN)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
         assert "refuses the credentials" in faults(examine_mlflow(server.url))["MLflow"]
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", MLFLOW_PASSWORD)
         (finding,) = examine_mlflow(server.url)
         assert finding.remedy == ""
         assert "as admin" in finding.found
-        assert password not in finding.found
+        assert MLFLOW_PASSWORD not in finding.found
 
 
 def test_settings_that_are_wrong_are_named_and_none_are_no_fault() -> None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
-from servers import free_ports
+from servers import MLFLOW_ADMIN, MLFLOW_PASSWORD, free_ports, mlflow_server_with_users
 from tiny import write_teacher
 
-from stillhouse.contract import Artifact, ConfigurationError, IntegrityError, TryAgain
+from stillhouse.contract import Artifact, ConfigurationError, IntegrityError, NotPermitted, TryAgain
 from stillhouse.promotion import registry as registry_module
 from stillhouse.promotion.registry import DIGEST_TAG, SIGNATURE_TAG, UNSIGNED, Registry, split_model_uri
 from stillhouse.promotion.signing import SIGNING_KEY, SigningKeys, generate_key, verify_signature
@@ -198,3 +199,21 @@ def test_model_uris_have_a_name_and_an_alias_or_a_version(uri: str, parts: tuple
 def test_other_uris_are_refused(uri: str) -> None:
     with pytest.raises(ConfigurationError, match="expected models:/NAME@ALIAS"):
         split_model_uri(uri)
+
+
+@pytest.mark.slow
+def test_a_first_version_needs_no_rights_on_models_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mlflow_server_with_users(tmp_path) as server:
+        user = {"username": "tasks", "password": "another-password"}
+        made = requests.post(
+            f"{server.url}/api/2.0/mlflow/users/create", json=user, auth=(MLFLOW_ADMIN, MLFLOW_PASSWORD), timeout=30
+        )
+        made.raise_for_status()
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user["username"])
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", user["password"])
+        registry = Registry(server.url)
+        with pytest.raises(NotPermitted):
+            registry.aliases("toy")
+        for _ in range(2):
+            registry.create_model("toy")
+            assert registry.aliases("toy") == {}

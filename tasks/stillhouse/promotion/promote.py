@@ -60,6 +60,7 @@ def promote_model(request: PromotionRequest, *, ledger: Ledger, registry: Regist
     is_head = head is not None and head.artifact.sha256 == sha256
     if not is_head:
         _check_champion(request, head)
+    registry.create_model(model)
     champion = registry.aliases(model).get("champion")
     version = registry.register(
         model,

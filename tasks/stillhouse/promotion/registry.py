@@ -86,6 +86,15 @@ class Registry:
         """What signs and verifies here."""
         return self._keys
 
+    def create_model(self, model_name: str) -> None:
+        """Create a registered model, unless there is one.
+
+        A server that grants no permissions by default answers a question about a model that does not exist with a
+        refusal, so that nobody learns which ones do. Whoever is about to register the first version creates it first.
+        """
+        with suppress(MlflowException):  # it exists, or the next call says what is wrong
+            self._client.create_registered_model(model_name)
+
     def register(
         self,
         model_name: str,
@@ -140,7 +149,7 @@ class Registry:
         with server_errors_explained(self._uri):
             copy = self._find(target_name, tags[DIGEST_TAG])
             if copy is None:
-                self._create_model(target_name)
+                self.create_model(target_name)
                 # As ``MlflowClient.copy_model_version``, which prints, and makes a refusal look like a broken server.
                 created = self._client.create_model_version(
                     target_name,
@@ -309,14 +318,10 @@ class Registry:
     def _tags(self, model_name: str, version: int) -> dict[str, str]:
         return _own(self._client.get_model_version(model_name, str(version)).tags)
 
-    def _create_model(self, model_name: str) -> None:
-        with suppress(MlflowException):  # it exists, or the next call says what is wrong
-            self._client.create_registered_model(model_name)
-
     def _create_version(
         self, model_name: str, model_id: str, tags: Mapping[str, str], *, mlflow_run_id: str | None
     ) -> int:
-        self._create_model(model_name)
+        self.create_model(model_name)
         created = self._client.create_model_version(
             model_name,
             source=f"{_LOGGED_MODEL}{model_id}",
