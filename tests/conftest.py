@@ -17,7 +17,10 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "False",
     "TOKENIZERS_PARALLELISM": "false",
 }
-SCRUBBED = ("STILLHOUSE_", "AIRFLOW", "MLFLOW_TRACKING", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT", "AWS_PROFILE", "HF_TOKEN", "OPENAI_")
+SCRUBBED = (
+    *("STILLHOUSE_", "AIRFLOW", "MLFLOW_TRACKING", "AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT", "AWS_PROFILE"),
+    *("HF_TOKEN", "OPENAI_"),
+)
 
 settings.register_profile("patient", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("patient")
