@@ -127,6 +127,12 @@ def test_the_card_says_what_was_minimised(inputs: ReportInputs) -> None:
     assert "0.3 × cross-entropy with the labels + 0.7 × cross-entropy with the rationales" in told
 
 
+def test_the_model_card_says_where_speeds_were_measured(inputs: ReportInputs) -> None:
+    elsewhere = replace(inputs, timings=inputs.timings.model_copy(update={"device": "cuda"}))
+    assert "at the 95th percentile, on 2 threads |" in render_model_card(inputs)
+    assert "at the 95th percentile, on an accelerator (cuda) |" in render_model_card(elsewhere)
+
+
 def test_equal_evidence_gives_equal_cards_wherever_the_files_lie(inputs: ReportInputs) -> None:
     cards = {
         render_model_card(with_teacher(inputs, source=PathSource(path=f"/{place}/model")))

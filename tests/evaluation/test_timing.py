@@ -31,7 +31,7 @@ def test_sizes_and_speeds_of_two_models_are_measured(tmp_path: Path) -> None:
     }
     timings = measure(models, TEXTS, task="text-classification", config=CONFIG, max_tokens=16, labels=LABELS)
     assert list(timings.models) == ["teacher", "kd"]
-    assert timings.num_items == 10
+    assert (timings.num_items, timings.device) == (10, "cpu")
     teacher, student = timings.models["teacher"], timings.models["kd"]
     assert student.parameters < teacher.parameters
     assert student.num_bytes == (tmp_path / "kd" / "model.safetensors").stat().st_size

@@ -47,7 +47,7 @@ def test_masked_models_come_back(masked: Path) -> None:
 
 
 def test_weights_are_held_in_the_wanted_type(causal: Path) -> None:
-    assert {p.dtype for p in load_model(causal, task="causal-lm", dtype=torch.bfloat16).parameters()} == {
+    assert {p.dtype for p in load_model(causal, task="causal-lm", precision="bfloat16").parameters()} == {
         torch.bfloat16
     }
 

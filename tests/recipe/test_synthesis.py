@@ -48,6 +48,7 @@ def test_arms_follow_the_controls() -> None:
         ({"teacher": SERVER | {"terms": {}}}, "terms.provider"),
         ({"teacher": {"licence": "MIT"}}, "give either source or api"),
         ({"teacher": SERVER | {"finetune": {}}}, "finetune needs weights"),
+        ({"teacher": SERVER | {"precision": "bfloat16"}}, "precision needs weights"),
         ({"synthesis": {"kind": "traces", "prompt": "Solve it."}}, "prompt must hold {problem}"),
         ({"synthesis": {"kind": "traces", "temperature": 0}}, "set samples to 1"),
         ({"synthesis": {"kind": "textbook", "controls": ["sft"]}}, "there is no sft"),

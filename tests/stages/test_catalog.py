@@ -134,6 +134,16 @@ def test_what_a_stage_does_not_read_changes_nothing(workflow: Path, stage: str, 
     assert key_of(plain) == key_of(request(workflow, stage, {"arm": "kd"}, **{field: value}))
 
 
+def test_what_a_teacher_says_depends_on_the_precision_of_its_weights(tmp_path: Path) -> None:
+    path = write_language_workflow(tmp_path, synthesis={"kind": "answers"}, distillation={"alpha": 1.0})
+    for stage in ("teach", "generate", "curate"):
+        rounded = request(path, stage, {}, teacher__precision="bfloat16")
+        assert key_of(request(path, stage, {})) != key_of(rounded)
+    for stage, parameters in {"initialise": {}, "distill": {"arm": "sft"}, "evaluate": {}}.items():
+        rounded = request(path, stage, parameters, teacher__precision="bfloat16")
+        assert key_of(request(path, stage, parameters)) == key_of(rounded)
+
+
 def test_a_classifier_is_not_scored_again_for_another_temperature(workflow: Path) -> None:
     shard = {"shard": 0, "shards": 1, "hidden": False}
     changed = {"distillation__temperature": 4.0, "distillation__alpha": 0.9, "training__epochs": 1}

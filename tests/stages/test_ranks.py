@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny import write_workflow
 
@@ -18,6 +19,7 @@ from stillhouse.orchestration.plan import plan
 from stillhouse.orchestration.requests import build_request
 from stillhouse.recipe import Recipe, RecipeError, load_recipe
 from stillhouse.stages import run_stage
+from stillhouse.stages.ranks import accelerators
 from stillhouse.stages.records import read_result
 from stillhouse.store import fetch_artifact, read_artifact
 
@@ -101,6 +103,15 @@ def test_the_number_of_processes_must_be_the_recipes(workflow: Path, tmp_path: P
     )
     with pytest.raises(ConfigurationError, match=r"runs in 2 processes .* torchrun --nproc-per-node 2"):
         run_stage(request, work=tmp_path)
+
+
+def test_accelerators_of_all_nodes_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert accelerators() == 0
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert accelerators() == 2
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert accelerators() == 6
 
 
 def test_only_training_runs_in_several_processes(workflow: Path) -> None:

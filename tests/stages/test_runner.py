@@ -54,6 +54,14 @@ def test_a_stage_leaves_a_result_whose_reference_verifies(request_: StageRequest
     assert not (tmp_path / "work" / "initialise" / result.key).exists()
 
 
+def test_a_result_says_how_long_accelerators_were_held(
+    request_: StageRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillhouse.stages.runner.accelerators", lambda: 4)
+    result = read_result(run_stage(request_, work=tmp_path / "work"))
+    assert result.device_seconds == 4 * result.seconds
+
+
 def test_the_same_request_of_another_run_reuses_the_result(request_: StageRequest, tmp_path: Path) -> None:
     first = run_stage(request_, work=tmp_path / "work")
     second = changed(request_, run_id="run-2")

@@ -22,14 +22,17 @@ class ModelTiming(Config):
     """Texts per second at the recipe's evaluation batch size."""
     peak_memory_bytes: int | None = Field(default=None, ge=0)
     """Resident memory that loading it and answering batches takes, in a process of its own, beyond what the libraries
-    take; None where it can't be measured."""
+    take; on an accelerator what is allocated there. None where it can't be measured."""
 
 
 class Timings(Config):
     """Sizes and speeds. Kept apart from the summary: they depend on the machine and on the moment."""
 
     schema_id: Literal["stillhouse/timings/1"] = "stillhouse/timings/1"
+    device: str = "cpu"
+    """Kind of device that the models ran on, as torch calls it."""
     threads: int = Field(ge=1)
+    """Of the CPU."""
     num_items: int = Field(ge=1)
     models: dict[str, ModelTiming]
 

@@ -98,7 +98,7 @@ class StageResult(Config):
     peak_memory_bytes: int = Field(ge=0)
     """Largest resident size of the process that finished."""
     device_seconds: float = Field(default=0.0, ge=0)
-    """Time during which accelerators were held; 0 on a CPU."""
+    """``seconds`` times the accelerators that the process saw, on all nodes; 0 on a CPU."""
     cost: float | None = None
     """In the currency of the deployment; None where no price is configured."""
     code_version: Sha256

@@ -73,7 +73,7 @@ def render_model_card(inputs: ReportInputs) -> str:
             summary=summary,
             home=summary.suites[0],
             timing=inputs.timings.models.get(summary.candidate),
-            timings=inputs.timings,
+            timed_on=phrases.timed_on(inputs.timings),
             teacher=recipe.teacher.title,
             limits=_limits(recipe, summary),
             evaluation=tables.markdown(_evaluation(summary)),

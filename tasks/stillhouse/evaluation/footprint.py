@@ -32,8 +32,8 @@ def peak_memory(
 ) -> dict[str, int]:
     """Return the peak resident bytes of each model while it is loaded and answers ``texts`` in batches.
 
-    Only on Linux, whose processes know their own peak; elsewhere nothing is returned. Memory of accelerators does not
-    count.
+    On an accelerator, the peak of what is allocated there, which is scarcer. Only on Linux, whose processes know their
+    own peak; elsewhere nothing is returned.
 
     Args:
         folders: Of the models, by name.
@@ -112,6 +112,8 @@ def _measure(folder: Path, job: Mapping[str, Any]) -> int:
     answer = predict if job["task"] == "text-classification" else last_logits
     how = {"batch_size": job["batch_size"], "max_tokens": job["max_tokens"]}
     answer(model, load_tokenizer(folder), job["texts"], **how)
+    if model.device.type != "cpu":
+        return torch.accelerator.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 

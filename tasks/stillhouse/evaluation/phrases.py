@@ -1,6 +1,15 @@
 """Figures and verdicts in words: shared by the page, the cards and the terminal. All wording of results lies here."""
 
-from stillhouse.contract import METRICS, Decision, Estimate, EvaluationSummary, Metric, RuleOutcome, SuiteSummary
+from stillhouse.contract import (
+    METRICS,
+    Decision,
+    Estimate,
+    EvaluationSummary,
+    Metric,
+    RuleOutcome,
+    SuiteSummary,
+    Timings,
+)
 
 MODEL_TITLES = {
     "teacher": "teacher",
@@ -226,6 +235,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, left = divmod(minutes, 60)
     return f"{hours} h {left:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def timed_on(timings: Timings) -> str:
+    """Write where speeds were measured: ``2 threads``, or the kind of accelerator."""
+    if timings.device != "cpu":
+        return f"an accelerator ({timings.device})"
+    return f"{timings.threads} thread" + ("" if timings.threads == 1 else "s")
 
 
 def money(amount: float) -> str:

@@ -121,6 +121,7 @@ def render_report(inputs: ReportInputs) -> str:
             decision=decision,
             summary=summary,
             timings=inputs.timings,
+            timed_on=phrases.timed_on(inputs.timings),
             home=home,
             headline=phrases.headline(decision),
             worst=phrases.worst_sentence(summary),

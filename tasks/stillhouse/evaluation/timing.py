@@ -44,7 +44,8 @@ def measure(
     What is timed is the way from a text to the first thing that the model says about it: a classifier's logits, a
     causal model's next token (the prefill, or time to first token), one hidden token of a masked model. Latency is the
     median and the 95th percentile over single texts, throughput the median of some rounds over a few batches, in texts
-    per second; both include tokenization. The order within each round rotates, so that no model always goes first.
+    per second; both include tokenization, and what the model says on its way back to the CPU, for which an accelerator
+    has to be done. The order within each round rotates, so that no model always goes first.
     Memory is measured apart, in processes of their own.
 
     Args:
@@ -92,6 +93,7 @@ def measure(
         threads=torch.get_num_threads(),
     )
     return Timings(
+        device=models[names[0]].model.device.type,
         threads=torch.get_num_threads(),
         num_items=len(singles),
         models={

@@ -25,7 +25,7 @@ from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_
 from stillhouse.models.likelihood import Likelihoods, last_logits, likelihoods
 from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.predicting import Predictions, predict
-from stillhouse.models.runtime import configure_torch
+from stillhouse.models.runtime import configure_torch, inference_device
 from stillhouse.models.taps import Captured, Tap, TapRequest
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "end_tokens",
     "find_layers",
     "head_states",
+    "inference_device",
     "is_causal",
     "last_logits",
     "layers_prefix",

@@ -20,7 +20,8 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, canonical_json, sha256_of
-from stillhouse.recipe import Task
+from stillhouse.models.runtime import inference_device
+from stillhouse.recipe import Precision, Task
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,10 @@ def load_model(
     *,
     task: Task,
     labels: Sequence[str] = (),
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
     new_head: bool = False,
 ) -> PreTrainedModel:
-    """Read a model for a task, in evaluation mode.
+    """Read a model for a task, in evaluation mode, and put it on the device of this process.
 
     A checkpoint without a classification head gets a new one, always the same for the same folder and labels; a
     language model must have its head, which may be its embeddings, unless it is about to be taught. The caller's
@@ -86,7 +87,7 @@ def load_model(
         folder: See `check_model_folder`.
         task: What the model is for.
         labels: Of a classifier, in the order of its outputs.
-        dtype: Of the weights in memory.
+        precision: Of the weights in memory.
         new_head: Also give a language model that lacks its head a new one, as if it were a classifier.
 
     Raises:
@@ -106,7 +107,7 @@ def load_model(
             model, info = kind.loader.from_pretrained(
                 folder,
                 config=config,
-                dtype=dtype,
+                dtype=precision,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -117,7 +118,8 @@ def load_model(
         raise ConfigurationError(f"model folder {folder} can't be loaded ({reason}); check its files") from error
     may_be_new = (new_head or task == "text-classification") and not has_head
     _check_complete(folder, model, info["missing_keys"], new_head=may_be_new)
-    return model.eval()
+    placed: PreTrainedModel = model.eval().to(inference_device())
+    return placed
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -19,7 +19,8 @@ def configure_torch(*, threads: int, seed: int) -> None:
 
     Seeds Python, NumPy and PyTorch, allows deterministic algorithms only, and silences transformers' bars and
     reports. Call it once, before the first tensor operation; results may depend on ``threads`` (the order in
-    which partial sums are added) and on nothing else.
+    which partial sums are added), on the kind of accelerator, and on nothing else. Of several processes that torchrun
+    started on a machine, each gets an accelerator of its own, as far as there are enough.
 
     Args:
         threads: CPU threads within an operation, at least 1.
@@ -33,10 +34,20 @@ def configure_torch(*, threads: int, seed: int) -> None:
     # the fill costs a pass over each activation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
+    if (count := torch.accelerator.device_count()) > 1:
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")) % count)
     set_seed(seed)
     transformers_logging.disable_progress_bar()
     # Its report of missing weights is for people at a terminal; `load_model` checks them.
     transformers_logging.set_verbosity_error()
+
+
+def inference_device() -> torch.device:
+    """Return where this process runs models: its accelerator, or the CPU if it sees none.
+
+    ``CUDA_VISIBLE_DEVICES`` and its like decide what a process sees.
+    """
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _keep_freed_memory() -> None:

@@ -1,7 +1,7 @@
 """What to distil: a recipe's models, its JSON schema and its reader."""
 
 from stillhouse.recipe.api import ApiConfig, CeilingConfig, PricesConfig
-from stillhouse.recipe.base import Config, Name, Sha256, Task
+from stillhouse.recipe.base import Config, Name, Precision, Sha256, Task
 from stillhouse.recipe.data import (
     ContaminationConfig,
     CoverageConfig,
@@ -119,6 +119,7 @@ __all__ = [
     "OodSet",
     "PathSource",
     "Perturbation",
+    "Precision",
     "PreflightConfig",
     "PricesConfig",
     "ProbeTeacher",

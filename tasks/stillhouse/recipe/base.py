@@ -29,3 +29,6 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 Task = Literal["text-classification", "masked-lm", "causal-lm"]
 """What a model is for."""
+
+Precision = Literal["float32", "bfloat16"]
+"""Of numbers in a model's memory, by torch's names."""

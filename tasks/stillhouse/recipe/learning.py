@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stillhouse.recipe.api import ApiConfig
-from stillhouse.recipe.base import Config, Name
+from stillhouse.recipe.base import Config, Name, Precision
 from stillhouse.recipe.sources import ModelSource
 
 
@@ -100,6 +100,9 @@ class TeacherConfig(Config):
     """Parts in which the training set is scored, each a task of its own."""
     batch_size: int = Field(default=64, ge=1)
     """Sequences per forward pass when scoring or writing."""
+    precision: Precision = "float32"
+    """Of the weights when they score, write or teach. ``bfloat16`` takes half the memory, and rounds what is learned
+    to three digits. Fine-tuning and evaluation don't mind it."""
 
     @property
     def title(self) -> str:
@@ -123,6 +126,8 @@ class TeacherConfig(Config):
             raise ValueError("give either source or api")
         if self.api is not None and self.finetune is not None:
             raise ValueError("finetune needs weights: a server's model can't be trained")
+        if self.api is not None and self.precision != "float32":
+            raise ValueError("precision needs weights: a server chooses its own")
         if self.api is not None and self.terms.provider is None:
             raise ValueError("terms.provider: say whose service it is, such as openai or self-hosted")
         return self

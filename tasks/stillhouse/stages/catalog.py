@@ -61,7 +61,7 @@ def _reads(*fields: str) -> Callable[[Recipe, Mapping[str, Any]], tuple[str, ...
 
 
 def _teach_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    common = ("task", "teacher.batch_size", "teacher.source", "training.max_tokens", "data.labels")
+    common = ("task", *_FORWARD, "teacher.source", "training.max_tokens", "data.labels")
     if recipe.task == "text-classification":
         return common  # logits serve any temperature
     sampling = ("teacher.cache", "distillation.temperature", "distillation.features")
@@ -74,7 +74,7 @@ def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, 
         return common
     if recipe.teacher.api:
         return (*common, "teacher.api.base_url", "teacher.api.model", "teacher.api.top_logprobs", *_SIGNAL)
-    return (*common, "teacher.cache", "teacher.source", *_SIGNAL)
+    return (*common, "teacher.cache", "teacher.source", "teacher.precision", *_SIGNAL)
 
 
 def _generate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
@@ -87,13 +87,13 @@ def _generate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str,
     if synthesis.kind == "traces" and synthesis.verifier.kind == "judge":
         asked += ["verifier.prompt"]
     server = ("base_url", "model", "endpoint", "top_logprobs", "prices")
-    teacher = tuple(f"teacher.api.{field}" for field in server) if api else ("teacher.batch_size",)
+    teacher = tuple(f"teacher.api.{field}" for field in server) if api else _FORWARD
     return (*teacher, *(f"synthesis.{field}" for field in asked))
 
 
 def _curate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     named = ("teacher.api.base_url", "teacher.api.model") if recipe.teacher.api else ("teacher.source",)
-    embedding = ("teacher.batch_size", "training.max_tokens")
+    embedding = (*_FORWARD, "training.max_tokens")
     imitated = ("teacher.api.top_logprobs", "distillation.temperature") if recipe.imitates_distributions else ()
     return ("task", "data", "synthesis", "teacher.licence", "teacher.terms", *named, *embedding, *imitated)
 
@@ -108,6 +108,8 @@ def _evaluate_sources(recipe: Recipe) -> Mapping[str, Source]:
     return {"harness": harness.source} if harness and harness.source else {}
 
 
+_FORWARD = ("teacher.batch_size", "teacher.precision")
+"""What decides how the teacher's numbers are rounded."""
 _SIGNAL = (
     "distillation.alpha",
     "distillation.temperature",
@@ -266,6 +268,8 @@ def key_of(request: StageRequest) -> str:
     part = {field: _field(plain, field) for field in spec.reads(recipe, request.parameters)}
     resources = recipe.resources.of(request.stage)
     part |= {"cpus": resources.cpus, "processes": resources.world_size}
+    if resources.gpus:
+        part["accelerated"] = True  # which adds in another order than a CPU
     # What acts on the outside world acts for one run, and its result is that run's alone.
     own = {} if spec.reusable else {"run_id": request.run_id}
     return content_key(

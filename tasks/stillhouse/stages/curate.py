@@ -83,7 +83,10 @@ def _embed(context: StageContext) -> Embed:
         return word_counts
     recipe = context.recipe
     return TeacherEmbedding(
-        context.input("teacher"), batch_size=recipe.teacher.batch_size, max_tokens=recipe.training.max_tokens
+        context.input("teacher"),
+        batch_size=recipe.teacher.batch_size,
+        max_tokens=recipe.training.max_tokens,
+        precision=recipe.teacher.precision,
     )
 
 

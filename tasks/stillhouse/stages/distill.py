@@ -69,7 +69,8 @@ def _teacher(context: StageContext) -> tuple[PreTrainedModel, Tokenizer] | tuple
     if "teacher" not in context.request.inputs:
         return None, None
     recipe, folder = context.recipe, context.input("teacher")
-    return load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
+    model = load_model(folder, task=recipe.task, labels=recipe.data.labels, precision=recipe.teacher.precision)
+    return model, load_tokenizer(folder)
 
 
 def _cache(context: StageContext, rows: Dataset, scorer: PreTrainedModel, tokenizer: Tokenizer) -> OpenedCache | None:

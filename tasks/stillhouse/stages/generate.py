@@ -70,7 +70,7 @@ def _teacher(context: StageContext) -> WriterOf:
         return lambda decoding: ApiWriter(api, decoding, spending=spending, store=context.store)
     configure_torch(threads=context.cpus, seed=0)
     folder = context.input("teacher")
-    model, tokenizer = load_model(folder, task="causal-lm"), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, task="causal-lm", precision=teacher.precision), load_tokenizer(folder)
     sha256 = context.request.inputs["teacher"].sha256
     return lambda decoding: LocalWriter(
         model, tokenizer, decoding=decoding, weights_sha256=sha256, batch_size=teacher.batch_size

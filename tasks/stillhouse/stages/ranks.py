@@ -6,6 +6,7 @@ averaged over all, and leaves no trace: no output, no record, no run in MLflow.
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 from stillhouse.contract import ConfigurationError, StageRequest
@@ -31,6 +32,16 @@ def check_processes(request: StageRequest) -> None:
 def follows() -> bool:
     """Tell whether this process follows another one."""
     return int(os.environ.get("RANK", "0")) > 0
+
+
+def accelerators() -> int:
+    """Return how many accelerators this process and those on other nodes see; none where torch was not needed."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    count: int = torch.accelerator.device_count()
+    return count * nodes
 
 
 def follow_stage(request: StageRequest, *, work: Path) -> None:

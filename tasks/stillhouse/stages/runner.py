@@ -33,7 +33,7 @@ from stillhouse.contract import (
 from stillhouse.stages.catalog import CATALOG, find_reusable, key_of, result_key
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.stages.publishing import Publisher
-from stillhouse.stages.ranks import check_processes
+from stillhouse.stages.ranks import accelerators, check_processes
 from stillhouse.stages.records import Recorder
 from stillhouse.store import open_store
 
@@ -104,7 +104,7 @@ def _work(request: StageRequest, key: str, workspace: Path, recorder: Recorder, 
     )
     outcome: StageOutcome = importlib.import_module(spec.module).run(context)
     finished = datetime.now(UTC)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    usage, seconds = resource.getrusage(resource.RUSAGE_SELF), (finished - started).total_seconds()
     return StageResult(
         stage=request.stage,
         key=key,
@@ -115,9 +115,10 @@ def _work(request: StageRequest, key: str, workspace: Path, recorder: Recorder, 
         summary=outcome.summary,
         started_at=started,
         finished_at=finished,
-        seconds=(finished - started).total_seconds(),
+        seconds=seconds,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_memory_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        device_seconds=seconds * accelerators(),
         code_version=spec.version(),
         image_digest=os.environ.get("STILLHOUSE_IMAGE_DIGEST"),
     )

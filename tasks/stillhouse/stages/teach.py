@@ -21,7 +21,7 @@ def run(context: StageContext) -> StageOutcome:
     folder, target = context.input("teacher"), context.workspace / "cache"
     manifest = write_shard(
         recipe,
-        load_model(folder, task=recipe.task, labels=recipe.data.labels),
+        load_model(folder, task=recipe.task, labels=recipe.data.labels, precision=recipe.teacher.precision),
         load_tokenizer(folder),
         load_frozen(context.input("train")),
         target,

@@ -34,8 +34,9 @@ def block_influence(model: PreTrainedModel, sample: Sequence[Sequence[int]]) -> 
             model.base_model(input_ids=torch.tensor([list(ids)], device=model.device))
             hidden = tap.take().hidden
             for layer in range(layers):
-                before_TD, after_TD = hidden[layer][0].double(), hidden[layer + 1][0].double()
-                totals[layer] += (1 - functional.cosine_similarity(before_TD, after_TD, dim=-1)).sum().cpu()
+                # On the CPU: not every accelerator has float64.
+                before_TD, after_TD = hidden[layer][0].cpu().double(), hidden[layer + 1][0].cpu().double()
+                totals[layer] += (1 - functional.cosine_similarity(before_TD, after_TD, dim=-1)).sum()
             tokens += len(ids)
     if not tokens:
         raise ConfigurationError("block influence needs documents to measure it on; check the data section")

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import DataRejected
 from stillhouse.models import Document, predict, template_sha256, tokenizer_sha256
-from stillhouse.recipe import CacheConfig
+from stillhouse.recipe import CacheConfig, Precision
 from stillhouse.teacher.cache import TeacherCache
 from stillhouse.teacher.sampling import Records
 from stillhouse.teacher.scoring import score_documents
@@ -21,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 FLOAT16_ROUNDING = 2.0**-10
 """Relative; twice the unit roundoff, since the fresh state is rounded too."""
+LARGEST_DIFFERENCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.25}
+"""Of a logit or a hidden state. Batches of other sizes, and other devices, add in another order, which changes float32
+logits by about 1e-5 and those of bfloat16, which has 16 bits less, by hundredths."""
+LARGEST_SHARE: dict[Precision, float] = {"float32": 0.01, "bfloat16": 0.05}
+"""Of a document's probability that may have moved (total variation, mean over positions)."""
 
 
 def check_canary(
@@ -31,7 +36,6 @@ def check_canary(
     *,
     k: int = 8,
     seed: int,
-    tolerance: float = 1e-3,
 ) -> float:
     """Score a few random rows again and compare with the cache.
 
@@ -44,8 +48,6 @@ def check_canary(
         rows: The training set: columns ``id`` and ``text``.
         k: Rows to score.
         seed: Of the choice.
-        tolerance: Largest absolute difference of a logit or a hidden state. Batches of other sizes add in another
-            order, which changes float32 logits by about 1e-5.
 
     Returns:
         The largest difference found.
@@ -66,7 +68,7 @@ def check_canary(
         max_tokens=cache.identity.max_tokens,
         hidden=cache.identity.hidden,
     )
-    largest = 0.0
+    largest, tolerance = 0.0, LARGEST_DIFFERENCE[cache.identity.dtype]
     for index, document_id in enumerate(ids):
         row = cache.find(document_id, fresh.token_ids[index])
         difference = float(np.abs(cache.logits([row])[0].numpy() - fresh.logits_NC[index]).max())
@@ -93,7 +95,6 @@ def check_sparse_canary(
     *,
     k: int = 4,
     seed: int,
-    tolerance: float = 0.01,
 ) -> float:
     """Score a few random documents again, with the same points, and compare the records.
 
@@ -107,7 +108,6 @@ def check_sparse_canary(
         documents: The training set.
         k: Documents to score.
         seed: Of the choice.
-        tolerance: Largest share of a document's probability that may have moved (total variation, mean over positions).
 
     Returns:
         The largest share found.
@@ -128,7 +128,7 @@ def check_sparse_canary(
         temperature=identity.temperature or 1.0,
         vocabulary=identity.vocabulary_size or 0,
     )
-    largest = 0.0
+    largest, tolerance = 0.0, LARGEST_SHARE[identity.dtype]
     for scored in fresh:
         old = cache.records([cache.find(scored.document)])
         moved = _moved_share(old, scored.records, 1.0 if identity.method == "top-k" else identity.samples or 1)

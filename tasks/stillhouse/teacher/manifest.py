@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, canonical_json, sha256_of
 from stillhouse.models import template_sha256, tokenizer_sha256
-from stillhouse.recipe import Config, Recipe, Sha256, Task
+from stillhouse.recipe import Config, Precision, Recipe, Sha256, Task
 
 
 class CacheIdentity(Config):
@@ -30,7 +30,7 @@ class CacheIdentity(Config):
     """Of a text, or of a piece of it."""
     hidden: bool
     """Whether last hidden states are kept."""
-    dtype: Literal["float32"] = "float32"
+    dtype: Precision = "float32"
     """In which the teacher ran. A classifier's logits are kept in float32, hidden states in float16."""
     method: Literal["dense", "systematic", "random", "top-k"] = "dense"
     """A classifier's logits are kept whole; a language model's distributions as `CacheConfig` says."""
@@ -81,6 +81,7 @@ def cache_identity(
         labels=recipe.data.labels,
         max_tokens=recipe.training.max_tokens,
         hidden=recipe.distillation.caches_hidden,
+        dtype=recipe.teacher.precision,
     )
     if recipe.task == "text-classification":
         return plain

@@ -115,6 +115,18 @@ def start_student(
     return replace(start, model=model, summary=f"{start.summary}; {size} of {len(tokenizer)} tokens kept"), trimmed
 
 
+def answering_teacher(recipe: Recipe, teacher: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the teacher in the precision in which it answers: the one at hand, or its folder read anew.
+
+    Raises:
+        ConfigurationError: The folder can't be read.
+    """
+    precision = recipe.teacher.precision
+    if precision == "float32":
+        return teacher
+    return load_model(folder, task=recipe.task, labels=recipe.data.labels, precision=precision)
+
+
 def train_arm(
     recipe: Recipe,
     arm: Arm,
@@ -153,6 +165,8 @@ def train_arm(
     shapes = {"student": model_shape(student), "teacher": model_shape(teacher)} if teacher else {}
     lora = recipe.student.lora
     beside = teacher if cache is None or recipe.distillation.needs_teacher_beside else None
+    if teacher and not beside:
+        teacher.cpu()  # What it took of an accelerator is the student's now.
     outcome = fit(
         TrainingJob(
             model=add_lora(student, lora, seed=recipe.student.seed) if lora else student,
@@ -214,6 +228,7 @@ def distill(
     )
     teacher_tokenizer = load_tokenizer(workspace / "teacher")
     start, tokenizer = start_student(recipe, teacher, teacher_tokenizer, rows, workspace)
+    teacher = answering_teacher(recipe, teacher, workspace / "teacher")
     cache = _cache(recipe, teacher, teacher_tokenizer, rows, workspace, on_progress) if arm == "kd" else None
     outcome = train_arm(
         recipe,

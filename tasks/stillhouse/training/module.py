@@ -127,7 +127,7 @@ class LiveTeacher:
             answers: Also take its distributions; else only what is captured in it.
         """
         if batch.positions_N is None:
-            logits_MC = self._model(**batch.inputs).logits
+            logits_MC = self._model(**batch.inputs).logits.float()
             judged = replace(batch, teacher_logits_MC=logits_MC) if answers else batch
         else:
             states_BTD = head_states(self._model, **batch.inputs)

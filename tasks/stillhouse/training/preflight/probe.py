@@ -30,7 +30,7 @@ from stillhouse.models import (
 )
 from stillhouse.recipe import PathSource, Recipe
 from stillhouse.store import describe_tree
-from stillhouse.training.distill import prepare_teacher, start_student, train_arm
+from stillhouse.training.distill import answering_teacher, prepare_teacher, start_student, train_arm
 from stillhouse.training.knowledge import OpenedCache, open_cache, recipe_documents, write_shard
 from stillhouse.training.preflight.candidates import Candidate
 from stillhouse.training.preflight.meter import Meter
@@ -82,6 +82,7 @@ def run_probe(recipe: Recipe, candidate: Candidate, sample: Sample, *, workspace
         teacher, tokenizer = _teacher(own, candidate, sample.rows, home, on_progress)
     folder = home / f"student-{candidate.student_layers}"
     start, student_tokenizer = start_student(own, teacher, tokenizer, sample.rows, folder)
+    teacher = answering_teacher(own, teacher, home / "model")
     with meter.part(candidate.name("the teacher answers"), work["answers"]) as on_progress:
         cache = _answers(own, teacher, tokenizer, sample, home, on_progress)
     with meter.part(candidate.name("measuring the teacher"), work["measuring-teacher"]):
