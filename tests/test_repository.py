@@ -11,8 +11,8 @@ import stillhouse
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tasks" / "stillhouse"
 TOP_LEVEL = {
-    ".ci", ".dockerignore", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "benchmarks",
-    "dags", "docker", "infra", "mlflow", "pyproject.toml", "tasks", "tests",
+    ".ci", ".dockerignore", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "README.md",
+    "benchmarks", "dags", "docker", "infra", "mlflow", "pyproject.toml", "tasks", "tests",
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ class PodRuntime(ContainerRuntime):
     secrets: dict[str, SecretKey] = {}
     """Environment variable -> where its value lies."""
     secret_files: dict[str, SecretKey] = {}
-    """Path of a file -> where its content lies, such as the private key that signs models. Its folder holds no other."""
+    """Path of a file -> where its content lies, such as the key that signs models. Its folder holds no other."""
     deferrable: bool = False
     """Wait in Airflow's triggerer, without a worker's slot."""
     priority_class: str | None = None
