@@ -249,6 +249,21 @@ def lineage(
 
 
 @app.command()
+def reap() -> None:
+    """Stop and remove containers of tasks that nobody waits for any more. For the runtime docker."""
+    from stillhouse.orchestration.deployment import runtime_from_environment
+    from stillhouse.orchestration.runtimes import DockerRuntime
+
+    runtime = runtime_from_environment()
+    if not isinstance(runtime, DockerRuntime):
+        raise ConfigurationError(f"runtime {runtime.kind} has no containers to reap; this is for runtime docker")
+    from stillhouse.orchestration.reaper import reap as reap_containers  # needs the client of the engine
+
+    for reaped in reap_containers(runtime):
+        typer.echo(str(reaped))
+
+
+@app.command()
 def doctor() -> None:
     """Check that this machine can run Stillhouse, and say what to do where it can't."""
     from stillhouse.orchestration.doctor import examine

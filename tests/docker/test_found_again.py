@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from docker_tasks import House
 
+from stillhouse.orchestration import docker_engine
 from stillhouse.orchestration.containers import Ended
 
 pytestmark = pytest.mark.docker
@@ -141,3 +142,17 @@ def test_lost_connection_costs_no_line(house: House, monkeypatch: pytest.MonkeyP
     counts = [int(line.split()[1]) for line in operator.log.lines if line.startswith("count")]
     assert asked >= 4
     assert counts == list(range(1, len(counts) + 1))
+
+
+def test_end_is_seen_although_the_output_never_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_engine, "WATCH_SECONDS", 0.3)
+    silent = house.engine.create_container(
+        house.runtime.image, ["600"], entrypoint=["sleep"], labels={"stillhouse.task": house.name}
+    )["Id"]
+    house.engine.start(silent)
+    operator = house.operator()
+    operator._connect(house.runtime.url)
+    ask = operator.cli.logs
+    monkeypatch.setattr(operator.cli, "logs", lambda container, **options: ask(silent, **options))
+
+    assert house.run(house.task("end", "65"), operator).exit_code == 65

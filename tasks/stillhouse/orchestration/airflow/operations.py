@@ -13,10 +13,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 from stillhouse.orchestration.airflow.containers import ContainerOperator
 from stillhouse.orchestration.airflow.dag import FIRST_RETRY, LAST_RETRY, START
 from stillhouse.orchestration.airflow.exits import RETRY_POLICY, error_of_exit
+from stillhouse.orchestration.airflow.reaping import REAP, reap_dag
 from stillhouse.orchestration.airflow.runtimes import operator_class
 from stillhouse.orchestration.airflow.stage import run_id_of
 from stillhouse.orchestration.containers import check_memory, operation_task
 from stillhouse.orchestration.deployment import Deployment, runtime_from_environment
+from stillhouse.orchestration.runtimes import DockerRuntime
 from stillhouse.recipe import RecipeError, load_recipe
 from stillhouse.recipe.base import NAME_PATTERN
 
@@ -108,13 +110,18 @@ class ReconcileOperator(OperationOperator):
 
 
 def build_operations(*folders: Path) -> dict[str, DAG]:
-    """Build the DAGs for operators of the house: ``stillhouse_rollback`` and ``stillhouse_reconcile``.
+    """Build the DAGs for operators of the house.
+
+    They are ``stillhouse_rollback`` and ``stillhouse_reconcile``, and with the runtime ``docker`` ``stillhouse_reap``.
 
     Args:
         folders: Where recipes lie. The models that they promote are offered, and reconciled.
     """
     models = promoted_models(*folders)
-    return {ROLLBACK: _rollback_dag(models), RECONCILE: _reconcile_dag(models)}
+    dags = {ROLLBACK: _rollback_dag(models), RECONCILE: _reconcile_dag(models)}
+    if isinstance(runtime_from_environment(), DockerRuntime):
+        dags[REAP] = reap_dag(**_COMMON)
+    return dags
 
 
 def promoted_models(*folders: Path) -> list[str]:
