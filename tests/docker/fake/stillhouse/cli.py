@@ -89,10 +89,10 @@ def hold(stubborn: str = "") -> int:
 
 def end(code: str) -> int:
     """Write much, then end."""
+    sys.stderr.write("error\n")  # first: the engine keeps no order between the two streams
     for number in range(300):
         say(f"line {number}")
     say(f"long {'x' * 40_000} end")
-    sys.stderr.write("error\n")
     say("last words")
     return int(code)
 
