@@ -23,8 +23,11 @@ def test_output_and_exit_code_arrive_and_the_container_goes(house: House, code: 
     said = operator.log.lines
     assert [line for line in said if line.startswith("line ")] == [f"line {number}" for number in range(300)]
     assert f"long {'x' * 40_000} end" in said
-    assert "error" in said
     assert house.containers() == []
+
+
+def test_errors_are_output_too(house: House) -> None:
+    assert house.run(house.task("complain")).last_line == "error"
 
 
 def test_lack_of_memory_is_told_apart(house: House) -> None:

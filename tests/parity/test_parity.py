@@ -7,6 +7,7 @@ of Docker's bridge. As a TrainJob, which our double of the Trainer runs, only th
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -76,12 +77,12 @@ def _pull(results: Mapping[str, ResultRef]) -> Any:
 def bridge(docker_engine: str) -> str:
     """Return the address under which containers reach this machine."""
     found = subprocess.run(
-        ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
+        ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    return found.stdout.strip()
+    return str(ip_network(found.stdout.strip())[1])
 
 
 @pytest.fixture(scope="module")

@@ -89,12 +89,17 @@ def hold(stubborn: str = "") -> int:
 
 def end(code: str) -> int:
     """Write much, then end."""
-    sys.stderr.write("error\n")  # first: the engine keeps no order between the two streams
     for number in range(300):
         say(f"line {number}")
     say(f"long {'x' * 40_000} end")
     say("last words")
     return int(code)
+
+
+def complain() -> int:
+    """Write an error and nothing else: the engine keeps no order between the two streams."""
+    sys.stderr.write("error\n")
+    return 0
 
 
 def end_at_first(code: str) -> int:
@@ -138,7 +143,8 @@ def gloo() -> int:
 
 
 COMMANDS = {
-    command.__name__.replace("_", "-"): command for command in (about, hold, end, end_at_first, eat, digest_of, gloo)
+    command.__name__.replace("_", "-"): command
+    for command in (about, hold, end, complain, end_at_first, eat, digest_of, gloo)
 }
 
 if __name__ == "__main__":
