@@ -47,7 +47,8 @@ class Place:
 
     def deployment(self, name: str, runtime: Mapping[str, Any]) -> Path:
         """Write the settings of a deployment with a store of its own."""
-        settings = {"store": f"s3://{BUCKET}/{name}", "work": str(self.folder / name), "runtime": dict(runtime)}
+        work = str(self.folder / name) if runtime["kind"] == "local" else "/work"
+        settings = {"store": f"s3://{BUCKET}/{name}", "work": work, "runtime": dict(runtime)}
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(settings))
         return path

@@ -121,6 +121,12 @@ def test_a_second_process_with_the_same_key_is_told_to_wait(request_: StageReque
             run_stage(request_, work=tmp_path / "work")
 
 
+def test_a_work_folder_that_cant_be_made_is_named(request_: StageRequest, tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("no folder")
+    with pytest.raises(ConfigurationError, match=r"work/.*: Not a directory"):
+        run_stage(request_, work=tmp_path / "work")
+
+
 def test_a_missing_input_is_named(request_: StageRequest, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="teacher"):
         run_stage(changed(request_, inputs={}), work=tmp_path / "work")

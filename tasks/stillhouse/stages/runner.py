@@ -36,6 +36,7 @@ from stillhouse.stages.publishing import Publisher
 from stillhouse.stages.ranks import accelerators, check_processes
 from stillhouse.stages.records import Recorder
 from stillhouse.store import open_store
+from stillhouse.store.atomic import os_errors_explained
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def _run(request: StageRequest, recorder: Recorder, work: Path) -> ResultRef:
         recorder.update(state="reused", result=found, message=f"same content key {key[:12]}: result reused")
         return found
     workspace = work / request.stage / key
-    workspace.mkdir(parents=True, exist_ok=True)
+    with os_errors_explained(workspace):
+        workspace.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_only_one(workspace))
         publisher = Publisher.open(request)
