@@ -29,6 +29,8 @@ from stillhouse.orchestration.airflow.operations import (
     chosen_models,
     promoted_models,
 )
+from stillhouse.orchestration.airflow.runtimes import operator_class
+from stillhouse.orchestration.runtimes import LocalRuntime
 from stillhouse.promotion import Ledger
 from stillhouse.promotion.ledger import RollbackEntry
 from stillhouse.promotion.promote import promote_model
@@ -99,7 +101,8 @@ def house(mlflow_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
 
 
 def context(user: str | None = "ada", **params: Any) -> Any:
-    return {"params": params, "dag_run": SimpleNamespace(triggering_user_name=user)}
+    dag, run = SimpleNamespace(dag_id="operations"), SimpleNamespace(triggering_user_name=user)
+    return {"params": params, "dag_run": run, "dag": dag, "run_id": "r1"}
 
 
 def dags() -> dict[str, DAG]:
@@ -160,7 +163,7 @@ def test_a_broken_recipe_costs_no_operation(tmp_path: Path) -> None:
 
 
 def test_the_command_of_a_rollback_can_not_be_bent_by_its_parameters() -> None:
-    operator = RollbackOperator(task_id="rollback")
+    operator = operator_class(RollbackOperator, LocalRuntime())(task_id="rollback")
     arguments = operator.arguments(context(None, model="toy", reason="--to=1; rm -rf", version=None))
     assert arguments == ("rollback", "toy", "--reason=--to=1; rm -rf", f"--by={NOBODY}")
     assert operator.arguments(context(model="toy", reason="bad", version=3))[-2:] == ("--by=ada", "--to=3")
@@ -175,7 +178,7 @@ def test_without_a_server_there_is_nothing_to_do(house: House, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_a_refused_rollback_fails_with_its_reason(house: House) -> None:
-    operator = RollbackOperator(task_id="rollback")
+    operator = operator_class(RollbackOperator, LocalRuntime())(task_id="rollback")
     with pytest.raises(DataRejected, match="does not load back"):  # these versions are hollow
         operator.execute(context(model=house.name, reason="bad on Mondays", version=None))
     with pytest.raises(ConfigurationError, match="is the champion"):
@@ -191,12 +194,14 @@ def test_an_absent_server_is_tried_again(house: House, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_ports(1)[0]}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TryAgain, match="does not answer"):
-        ReconcileOperator(task_id="reconcile", model=house.name).execute(context(repair=True))
+        operator_class(ReconcileOperator, LocalRuntime())(task_id="reconcile", model=house.name).execute(
+            context(repair=True)
+        )
 
 
 @pytest.mark.slow
 def test_reconciliation_tells_by_exit_code_and_words(house: House) -> None:
-    operator = ReconcileOperator(task_id="reconcile", model=house.name)
+    operator = operator_class(ReconcileOperator, LocalRuntime())(task_id="reconcile", model=house.name)
     operator.execute(context(repair=True))
     house.client.set_registered_model_alias(house.name, "champion", "1")
     with pytest.raises(DataRejected, match="leads to version 1, and by the ledger it leads to version 2"):

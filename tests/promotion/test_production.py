@@ -154,8 +154,8 @@ def test_copying_again_changes_nothing_and_an_older_version_comes_back_by_its_di
     assert len(house.production(far=far).search_model_versions(f"name = '{house.name}-prod'")) == 2
 
 
-FAR_STEPS = ["_log", "_create_model", "_create_version", "_attach", "set_tags", "load_back", "set_alias"]
-NEAR_STEPS = ["_create_model", "copy_version", "set_tags", "load_back", "set_alias"]
+FAR_STEPS = ["_log", "create_model", "_create_version", "_attach", "set_tags", "load_back", "set_alias"]
+NEAR_STEPS = ["create_model", "copy_version", "set_tags", "load_back", "set_alias"]
 
 
 @pytest.mark.slow
