@@ -2,7 +2,7 @@
 
 What it does beside that is told by the environment, in ``FAKE_STAGE``: JSON from task id to behaviour, or the path of a
 file that holds it. ``exit``: end with this code. ``kill``: SIGKILL itself. ``times``: only on the first tries.
-``sleep``: seconds of work. ``verdict``: what ``decide`` says.
+``allocate``: GiB of memory to ask for. ``sleep``: seconds of work. ``verdict``: what ``decide`` says.
 """
 
 import json
@@ -24,8 +24,10 @@ from stillhouse.contract import (
     Progress,
     Promotion,
     StageRequest,
+    StillhouseError,
     SuiteSummary,
     Timings,
+    exit_code_of,
     pretty_json,
 )
 from stillhouse.orchestration.plan import plan
@@ -66,6 +68,7 @@ def run(context: StageContext) -> StageOutcome:
     if first_tries(context, told.get("times")):
         if told.get("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
+        bytearray(int(float(str(told.get("allocate", 0))) * (1 << 30)))
         if "exit" in told:
             raise SystemExit(told["exit"])
     steps = int(float(str(told.get("sleep", 0))) * 10)
@@ -165,6 +168,8 @@ def main(stage: str, uri: str, work: str) -> int:
         run_stage(request, work=Path(work))
     except SystemExit as told:
         return int(told.code or 0)
+    except StillhouseError as error:
+        return exit_code_of(error)
     return ExitCode.OK
 
 

@@ -61,6 +61,50 @@ def test_teacher_shards_are_mapped(recipe_file: Path) -> None:
     assert teach.expand_input.value == {"planned_task": ["teach-0", "teach-1"]}
 
 
+def on_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+    runtime = {"kind": "docker", "image": "stillhouse-task:1", **settings}
+    file = folder / "deployment.yaml"
+    file.write_text(yaml.safe_dump({"runtime": runtime}))
+    monkeypatch.setenv("STILLHOUSE_DEPLOYMENT", str(file))
+
+
+def test_tasks_wait_for_as_many_accelerators_as_they_take(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(recipe_file, resources={"stages": {"teach": {"gpus": 2}, "distill": {"gpus": 2, "nodes": 3}}})
+    on_docker(tmp_path, monkeypatch, max_parallel=4)
+    dag = build_dag(recipe_file)
+
+    teach, distill, validate = (dag.get_task(name) for name in ("teach", "distill-kd", "validate"))
+    assert (teach.pool, teach.pool_slots) == ("gpu", 2)
+    assert (distill.pool, distill.pool_slots) == ("gpu", 6)
+    assert (validate.pool, validate.pool_slots) == ("default_pool", 1)
+    assert teach.partial_kwargs["max_active_tis_per_dag"] == 4
+    assert teach.operator_class.__name__ == "DockerStageOperator"
+    assert distill.max_active_tis_per_dag is None
+
+
+def test_deployment_may_limit_nothing(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(recipe_file, resources={"stages": {"teach": {"gpus": 2}}})
+    on_docker(tmp_path, monkeypatch, gpu_pool=None)
+    teach = build_dag(recipe_file).get_task("teach")
+    assert teach.pool == "default_pool"
+    assert teach.partial_kwargs["max_active_tis_per_dag"] is None
+
+
+def test_processes_of_a_worker_wait_for_no_accelerator(recipe_file: Path) -> None:
+    change(recipe_file, resources={"stages": {"teach": {"gpus": 2}}})
+    assert build_dag(recipe_file).get_task("teach").pool == "default_pool"
+
+
+def test_containers_do_not_keep_a_dag_from_being_stored(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_docker(tmp_path, monkeypatch)
+    stored = json.dumps(DagSerialization.to_dict(build_dag(recipe_file)))
+    assert "DockerStageOperator" in stored
+
+
 def test_last_word_never_makes_a_failed_run_green(recipe_file: Path) -> None:
     dag = build_dag(recipe_file)
 

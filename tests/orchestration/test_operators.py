@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 from stillhouse.contract import (
+    ConfigurationError,
     DataRejected,
     Decision,
     IntegrityError,
@@ -20,9 +22,9 @@ from stillhouse.contract import (
     pretty_json,
     sha256_of,
 )
-from stillhouse.orchestration.airflow import PromotionApproval, StageKilled, StageOperator
+from stillhouse.orchestration.airflow import RETRY_POLICY, PromotionApproval, StageKilled, StageOperator
 from stillhouse.orchestration.airflow.runtimes import local, operator_class
-from stillhouse.orchestration.containers import ContainerTask
+from stillhouse.orchestration.containers import ContainerTask, Ended
 from stillhouse.orchestration.places import airflow_place
 from stillhouse.orchestration.plan import plan
 from stillhouse.orchestration.runtimes import LocalRuntime
@@ -197,6 +199,91 @@ def test_killed_stage_succeeds_on_the_next_try(
         run.stage("validate")
     run.stage("validate")
     assert run.record("validate").state == "succeeded"
+
+
+def change(recipe_file: Path, **sections: object) -> None:
+    document = yaml.safe_load(recipe_file.read_text())
+    recipe_file.write_text(yaml.safe_dump(document | sections))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit on data")
+def test_stage_that_needs_more_than_its_memory_is_not_tried_again(
+    project: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(recipe_file, resources={"stages": {"validate": {"memory_gib": 4}}})
+    behave(monkeypatch, validate={"allocate": 8})
+    run = Run(project, recipe_file)
+
+    with pytest.raises(ConfigurationError, match=r"raise resources\.stages\.validate\.memory_gib") as refused:
+        run.stage("validate")
+
+    assert run.record("validate").exit_code == 78
+    assert RETRY_POLICY.evaluate(refused.value, try_number=1, max_tries=2).action is RetryAction.FAIL
+
+
+def validate_ending(run: Run, ended: Ended, *, works: bool = True) -> Any:
+    """Run ``validate`` in a container that ends like this, after its work or in place of it."""
+
+    class Lost(operator_class(StageOperator, LocalRuntime())):  # type: ignore[misc]
+        def _reuse(self, *about: Any) -> None:
+            return None
+
+        def run_container(self, *about: Any) -> Ended:
+            if works:
+                super().run_container(*about)
+            return ended
+
+    operator = Lost(task_id="validate", planned_task="validate", recipe_file=str(run.recipe_file))
+    return operator.execute(run.context())
+
+
+@pytest.mark.parametrize("code", [137, -9, 143])
+def test_container_that_was_killed_after_its_work_has_done_it(project: Path, recipe_file: Path, code: int) -> None:
+    run = Run(project, recipe_file)
+    assert set(validate_ending(run, Ended(exit_code=code))) == {"uri", "sha256"}
+    assert run.record("validate").state == "succeeded"
+
+
+def test_killed_container_does_not_pass_with_what_another_request_did(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+    validate_ending(run, Ended(exit_code=0))
+    run.params = {"distillation.alpha": 0.9}
+
+    with pytest.raises(StageKilled):
+        validate_ending(run, Ended(exit_code=137), works=False)
+    assert run.record("validate").state == "failed"
+
+
+def test_good_end_does_not_pass_with_what_another_request_did(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+    validate_ending(run, Ended(exit_code=0))
+    run.params = {"distillation.alpha": 0.9}
+
+    with pytest.raises(StageBug, match="recorded no result"):
+        validate_ending(run, Ended(exit_code=0), works=False)
+
+
+def test_failure_does_not_pass_although_the_work_was_done(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+    with pytest.raises(TryAgain):
+        validate_ending(run, Ended(exit_code=75))
+
+
+def test_container_out_of_memory_does_not_pass(project: Path, recipe_file: Path) -> None:
+    run = Run(project, recipe_file)
+    with pytest.raises(ConfigurationError, match="validate ran out of the memory of its machine"):
+        validate_ending(run, Ended(exit_code=137, out_of_memory=True))
+
+
+@pytest.mark.parametrize("code", [0, 137])
+def test_result_whose_output_is_damaged_does_not_pass(project: Path, recipe_file: Path, code: int) -> None:
+    run = Run(project, recipe_file)
+    validate_ending(run, Ended(exit_code=0))
+    outputs = [path for path in (project / "store" / "stages").rglob("*.json") if path.name != "result.json"]
+    outputs[0].write_text("damaged")
+
+    with pytest.raises(IntegrityError, match="missing or damaged"):
+        validate_ending(run, Ended(exit_code=code), works=False)
 
 
 def test_result_that_changed_under_its_digest_is_refused(project: Path, recipe_file: Path) -> None:

@@ -52,6 +52,27 @@ def test_stop_ends_children_too() -> None:
     assert ended(int(lines[0]))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit on data")
+@pytest.mark.parametrize(("asked_mib", "code"), [(64, 0), (1024, 1)])
+def test_memory_beyond_the_limit_is_refused(asked_mib: int, code: int) -> None:
+    lines: list[str] = []
+    running = StageProcess(
+        [sys.executable, "-c", f"print(len(bytearray({asked_mib} << 20)))"],
+        environment=dict(os.environ),
+        memory_gib=0.5,
+    )
+
+    assert running.follow(lines.append) == code
+    assert lines[-1] == (str(asked_mib << 20) if code == 0 else "MemoryError")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit on data")
+def test_children_are_limited_too() -> None:
+    child = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'bytearray(1 << 30)']))"
+    running = StageProcess([sys.executable, "-c", child], environment=dict(os.environ), memory_gib=0.5)
+    assert running.follow(lambda line: None) == 1
+
+
 def test_child_that_outlives_the_stage_is_ended() -> None:
     lines: list[str] = []
 

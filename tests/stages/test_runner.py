@@ -110,6 +110,38 @@ def test_an_unexpected_error_is_recorded_by_type_alone(
     assert record_of(request_).exit_code == 70
 
 
+def _refuse_memory() -> None:
+    raise MemoryError
+
+
+def _refuse_memory_like_torch() -> None:
+    import torch
+
+    torch.empty(1 << 50)
+
+
+@pytest.mark.parametrize("allocate", [_refuse_memory, _refuse_memory_like_torch])
+def test_refused_memory_names_the_field_to_raise(
+    request_: StageRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocate: Any
+) -> None:
+    monkeypatch.setattr("stillhouse.stages.initialise.run", lambda context: allocate())
+    with pytest.raises(ConfigurationError, match=r"raise resources\.stages\.initialise\.memory_gib"):
+        run_stage(request_, work=tmp_path / "work")
+    assert record_of(request_).exit_code == 78
+
+
+def test_other_runtime_errors_stay_defects(
+    request_: StageRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(context: Any) -> None:
+        raise RuntimeError("the shapes differ")
+
+    monkeypatch.setattr("stillhouse.stages.initialise.run", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_stage(request_, work=tmp_path / "work")
+    assert record_of(request_).exit_code == 70
+
+
 def test_a_second_process_with_the_same_key_is_told_to_wait(request_: StageRequest, tmp_path: Path) -> None:
     import fcntl
 
