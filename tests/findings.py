@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 
 MODELS = ("teacher", "kd", "sft", "start", "champion")
 SKILL = {"teacher": 0.0, "kd": 0.019, "unfiltered": 0.024, "sft": 0.031, "start": 0.33, "champion": 0.026}
-"""How much worse than the teacher a model is."""
+"""How much worse than the teacher a model is; what compression made is like ``kd``."""
 
 CLASSIFIED: Mapping[str, tuple[SuiteKind, float, int]] = {
     "movies": ("in-domain", 0.871, 1591),
@@ -162,7 +162,7 @@ def _suite(name: str, kind: SuiteKind, teacher: float, n: int, metric: Metric, m
 
 
 def _scores(suite: str, kind: str, teacher: float, n: int, metric: Metric, model: str) -> ModelScores:
-    worse = SKILL[model] * (1.0 if kind == "in-domain" else 1.4 + len(suite) / 20)
+    worse = SKILL.get(model, SKILL["kd"]) * (1.0 if kind == "in-domain" else 1.4 + len(suite) / 20)
     half = 0.9 / n**0.5
     if kind == "out-of-scope":
         quality = {

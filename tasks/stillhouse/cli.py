@@ -107,6 +107,24 @@ def report(
 
 
 @app.command()
+def front(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Whose test set counts: an id, or latest.")] = "latest",
+    store: Annotated[str, typer.Option(help="The object store: a folder, or s3://BUCKET/PREFIX.")] = ".run/store",
+) -> None:
+    """Print the models of all runs on one test set, and which of them none beats in quality and cost."""
+    from stillhouse.contract import EvaluationSummary
+    from stillhouse.orchestration.front import gather, render
+    from stillhouse.orchestration.outcome import read_document, result_console
+    from stillhouse.orchestration.reading import find_run, read_run
+    from stillhouse.stages.records import read_result
+
+    opened = open_store(store)
+    results = read_run(opened, find_run(opened, run))
+    home = read_document(read_result(results["evaluate"]).outputs["summary"], EvaluationSummary).suites[0]
+    result_console().print(render(gather(opened, home), home))
+
+
+@app.command()
 def estimate(
     tokens: Annotated[
         float | None,

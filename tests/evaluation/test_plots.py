@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from imaginary import make_history
 
 from stillhouse.contract import EvaluationSummary
+from stillhouse.evaluation.pareto import pareto_front
 from stillhouse.evaluation.plots import (
     MODEL_COLOURS,
     compound_errors,
@@ -18,7 +19,6 @@ from stillhouse.evaluation.plots import (
     funnel,
     held_out_curves,
     loss_curves,
-    pareto_front,
     quality_against,
     reliability,
     to_svg,

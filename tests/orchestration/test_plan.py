@@ -84,3 +84,28 @@ def test_server_that_reports_probabilities_gives_the_candidate_a_cache() -> None
 def test_validation_set_is_read_in_training_only_if_it_is_watched() -> None:
     assert "validation" not in tasks()["distill-kd"].inputs
     assert tasks(training={"validation_points": 4})["distill-kd"].inputs["validation"] == ("validate", "validation")
+
+
+def test_a_step_of_compression_may_begin_with_any_model_before_it_and_learn_the_lessons_of_the_student() -> None:
+    steps = [
+        {"kind": "prune-depth", "name": "half", "layers": 1, "heal": {}},
+        {"kind": "sparsify", "name": "zeros", "heal": {"signal": "sft"}},
+        {"kind": "quantize", "name": "int8"},
+    ]
+    planned = tasks(compression=steps, distillation={"alpha": 0.5})
+
+    half, zeros, int8 = (planned[f"compress-{step['name']}"] for step in steps)
+    assert half.inputs["kd"] == int8.inputs["kd"] == ("distill-kd", "model")
+    assert half.inputs["cache-1"] == ("teach-1", "cache")
+    assert not {"cache-0", "teacher"} & {*zeros.inputs, *int8.inputs}, "they don't learn from the teacher"
+    assert int8.inputs["model-half"] == ("compress-half", "model")
+    assert int8.inputs["step-zeros"] == ("compress-zeros", "step")
+    assert "model-zeros" not in half.inputs
+
+
+def test_every_step_is_evaluated_and_known_to_the_gate() -> None:
+    planned = tasks(compression=[{"kind": "quantize", "name": "int8"}])
+
+    for task in ("evaluate", "decide", "promote"):
+        assert planned[task].inputs["model-int8"] == ("compress-int8", "model")
+        assert planned[task].inputs["step-int8"] == ("compress-int8", "step")

@@ -11,6 +11,7 @@ RECIPES = Path(__file__).parents[2] / "dags" / "recipes"
 NAMES = (
     "editorials",
     "quickstart",
+    "compressed",
     "questions",
     "questions-fine",
     "distilbert",

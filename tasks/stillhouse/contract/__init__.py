@@ -2,6 +2,7 @@
 
 from stillhouse.contract.addresses import check_address
 from stillhouse.contract.canonical import canonical_json, pretty_json, sha256_of, sha256_of_file
+from stillhouse.contract.compression import DISTILLED, PROMOTABLE, Chain, ModelSize, StepReport
 from stillhouse.contract.errors import (
     ConfigurationError,
     Conflict,
@@ -45,7 +46,6 @@ from stillhouse.contract.quiet import QUIET, be_quiet
 from stillhouse.contract.scores import (
     CONTROLS,
     METRICS,
-    MODELS,
     Comparison,
     Estimate,
     EvaluationSummary,
@@ -74,16 +74,20 @@ from stillhouse.contract.synthesis import (
 )
 from stillhouse.contract.terms import Ruling, TermsFinding, TermsReport
 from stillhouse.contract.training import HistoryPoint, TrainingHistory, ValidationPoint
+from stillhouse.recipe.proof import MODELS
 
 __all__ = [
     "CONTROLS",
+    "DISTILLED",
     "METRICS",
     "MODELS",
+    "PROMOTABLE",
     "QUIET",
     "RECIPE_TEACHER",
     "RESULT_FILE",
     "AnswerCounts",
     "Artifact",
+    "Chain",
     "CheckName",
     "Comparison",
     "ConfigurationError",
@@ -102,6 +106,7 @@ __all__ = [
     "LengthBin",
     "Metric",
     "ModelScores",
+    "ModelSize",
     "ModelTiming",
     "NotPermitted",
     "Outlook",
@@ -119,6 +124,7 @@ __all__ = [
     "StageBug",
     "StageRequest",
     "StageResult",
+    "StepReport",
     "StillhouseError",
     "SuiteSummary",
     "SynthesisReport",

@@ -1,5 +1,6 @@
 """Nothing phones home, and a dead server is known within seconds."""
 
+import logging
 import os
 
 QUIET = {
@@ -19,8 +20,13 @@ QUIET = {
 }
 """Settings of the libraries that stages use; they read them when they are imported."""
 
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+"""Loggers that warn, at import, of GPU kernels that a CPU can't load, and of each other's deprecated calls."""
+
 
 def be_quiet() -> None:
-    """Put `QUIET` into this process's environment, where it says nothing else."""
+    """Put `QUIET` into this process's environment, where it says nothing else, and silence what warns for nothing."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

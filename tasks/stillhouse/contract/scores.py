@@ -7,10 +7,6 @@ from pydantic import Field
 from stillhouse.recipe import Config, Control, Sha256
 from stillhouse.recipe.data import SuiteKind
 
-MODELS = ("teacher", "kd", "unfiltered", "sft", "start", "champion")
-"""Whom an evaluation may know, in the order of tables. ``kd`` is the candidate, ``start`` the student before it
-learned. A control or the champion may be missing, and a teacher that is a server always is."""
-
 CONTROLS: dict[Control, tuple[str, str]] = {
     "sft": ("distillation", "the teacher"),
     "unfiltered": ("the filter", "it"),
@@ -154,11 +150,11 @@ class EvaluationSummary(Config):
     candidate: str
     """Name of the student that asks for promotion."""
     models: tuple[str, ...]
-    """Those of `MODELS` that were measured, in that order, then others."""
+    """Those of `MODELS` that were measured, in that order, then the steps of the compression chain in theirs."""
     suites: tuple[SuiteSummary, ...] = Field(min_length=1)
     """The in-domain suite first."""
     comparisons: tuple[Comparison, ...]
-    """On every suite: the candidate against each other one of `MODELS` that was measured."""
+    """On every suite: the candidate against each other model."""
     retention: dict[str, Estimate]
     """By suite whose metric is better when higher: the candidate's figure divided by the teacher's, paired by item.
     Empty where the teacher could not be measured."""

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from stillhouse.evaluation.harness import Benchmark, build_benchmarks
     from stillhouse.evaluation.records import read_records, score, write_records
     from stillhouse.evaluation.report import Check, ReportInputs, TableFacts, render_report
+    from stillhouse.evaluation.significance import proportion_estimate
     from stillhouse.evaluation.summary import summarise
     from stillhouse.evaluation.tables import TaskCost
-    from stillhouse.evaluation.timing import Timed, measure
+    from stillhouse.evaluation.timing import Timed, measure, weights_bytes
 
 MODULES = {
     "asking": ("ask",),
@@ -26,9 +27,10 @@ MODULES = {
     "harness": ("Benchmark", "build_benchmarks"),
     "records": ("read_records", "score", "write_records"),
     "report": ("Check", "ReportInputs", "TableFacts", "render_report"),
+    "significance": ("proportion_estimate",),
     "summary": ("summarise",),
     "tables": ("TaskCost",),
-    "timing": ("Timed", "measure"),
+    "timing": ("Timed", "measure", "weights_bytes"),
 }
 """Which module holds which public names."""
 
@@ -43,6 +45,7 @@ __all__ = [
     "ask",
     "build_benchmarks",
     "measure",
+    "proportion_estimate",
     "read_records",
     "render_card",
     "render_model_card",
@@ -50,6 +53,7 @@ __all__ = [
     "render_text",
     "score",
     "summarise",
+    "weights_bytes",
     "write_records",
 ]
 

@@ -5,15 +5,20 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from stillhouse.contract import Decision, EvaluationSummary, RuleOutcome, SynthesisReport, Timings
+from stillhouse.contract import Chain, Decision, EvaluationSummary, RuleOutcome, SynthesisReport, Timings
 from stillhouse.evaluation import phrases, tables, written
+from stillhouse.evaluation.chain import chain_table
 
 VERDICT_STYLES = {"promote": "bold green", "reject": "bold red", "inconclusive": "bold yellow"}
 OUTCOME_STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "warn": "yellow"}
 
 
 def render_text(
-    summary: EvaluationSummary, timings: Timings, decision: Decision, synthesis: SynthesisReport | None = None
+    summary: EvaluationSummary,
+    timings: Timings,
+    decision: Decision,
+    synthesis: SynthesisReport | None = None,
+    chain: Chain | None = None,
 ) -> RenderableType:
     """Return what `rich` prints at the end of a run, in whatever width there is: long entries break, none is cut."""
     home = summary.suites[0].name
@@ -26,6 +31,9 @@ def render_text(
         parts.append(_drawn(tables.suites_table(summary), "Suites"))
     scope = [suite for suite in summary.suites if suite.kind == "out-of-scope"]
     parts += [_drawn(tables.metrics_table(summary, suite), f"Out of scope: {suite.name}") for suite in scope]
+    if chain and chain.steps:
+        parts.append(_drawn(chain_table(chain, summary, timings, described=False), "Compression"))
+        parts += [Text(f"• {step.name}, from {step.before}: {step.did}; {step.reason}") for step in chain.steps]
     if synthesis:
         parts.append(_drawn(written.funnel_table(synthesis), "What the teacher wrote"))
         parts += [Text(f"• {sentence}") for sentence in written.written_sentences(synthesis)]

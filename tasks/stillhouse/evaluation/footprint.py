@@ -77,8 +77,12 @@ def _measure_all(job: Mapping[str, Any]) -> dict[str, int]:
     be_quiet()
     import torch  # before the fork: loaded once, and no part of any model's peak
 
-    import stillhouse.models  # noqa: F401
+    from stillhouse.models import is_onnx_folder
 
+    if any(is_onnx_folder(Path(folder)) for folder in job["folders"].values()):
+        import onnxruntime
+
+        del onnxruntime
     del torch
     return {name: _in_a_fork(Path(folder), job) for name, folder in job["folders"].items()}
 

@@ -22,7 +22,7 @@ MODEL_TITLES = {
 
 MODEL_MEANINGS = {
     "teacher": "the model whose knowledge is passed on",
-    "kd": "learned from the teacher: the candidate",
+    "kd": "learned from the teacher",
     "unfiltered": "control: same student, as much of what the teacher wrote, unchosen",
     "sft": "control: same student, trained on the collected data without the teacher",
     "start": "the same student, not trained further",
@@ -89,6 +89,12 @@ def headline(decision: Decision) -> str:
             f"{_first(open_)}."
         )
     return f"The verdict on student {decision.candidate} by policy {decision.policy} is: {decision.verdict}."
+
+
+def meaning(model: str, summary: EvaluationSummary) -> str:
+    """Say what a model is, and whether it is the one that asks for promotion."""
+    said = MODEL_MEANINGS.get(model, "made from the student by compression")
+    return f"{said}: the candidate" if model == summary.candidate else said
 
 
 def worst_kept(summary: EvaluationSummary) -> tuple[str, Estimate] | None:

@@ -24,6 +24,7 @@ from stillhouse.contract import (
 )
 from stillhouse.evaluation import phrases
 from stillhouse.evaluation.metrics import calibration_bins
+from stillhouse.evaluation.pareto import pareto_front
 
 MODEL_COLOURS = {
     "teacher": "#7c4a10",
@@ -296,21 +297,6 @@ def quality_against(summary: EvaluationSummary, timings: Timings, cost: Literal[
         ax.invert_yaxis()
     _label(figure, ax, {name: (costs[name], score.value) for name, score in found.items()})
     return figure
-
-
-def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the names whose (cost, quality) no other one meets or beats in both, the cheapest first.
-
-    Args:
-        points: By name. Of equal points, the first by name stays.
-    """
-    front: list[str] = []
-    best = -np.inf
-    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1], name)):
-        if points[name][1] > best:
-            front.append(name)
-            best = points[name][1]
-    return front
 
 
 def to_svg(figure: Figure, *, name: str) -> str:

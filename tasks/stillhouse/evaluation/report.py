@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from stillhouse.contract import (
+    Chain,
     Decision,
     EvaluationSummary,
     SuiteSummary,
@@ -21,6 +22,7 @@ from stillhouse.contract import (
     TrainingHistory,
 )
 from stillhouse.evaluation import phrases, tables, written
+from stillhouse.evaluation.chain import chain_table
 from stillhouse.evaluation.plots import (
     compound_errors,
     drops_away,
@@ -34,6 +36,7 @@ from stillhouse.evaluation.plots import (
 )
 from stillhouse.evaluation.tables import TaskCost
 from stillhouse.evaluation.tiles import tiles
+from stillhouse.evaluation.waterfall import waterfall
 from stillhouse.recipe import Recipe
 
 
@@ -94,6 +97,8 @@ class ReportInputs:
     """Under which terms the teachers may be learned from."""
     synthesis: SynthesisReport | None = None
     """What the teacher wrote; None where the student learned from collected data."""
+    chain: Chain = field(default_factory=Chain)
+    """Of compression; without steps where the recipe has none."""
     preflight: str = ""
     """What became of the prediction that was made before the run; empty if there was none."""
     data_docs: str | None = None
@@ -137,6 +142,7 @@ def render_report(inputs: ReportInputs) -> str:
             fidelity=tables.metrics_table(summary, home, tables.FIDELITY),
             labels=tables.labels_table(summary, home),
             held_out=tables.held_out_table(inputs.histories, perplexity=_reads_words(inputs.recipe)),
+            chain=chain_table(inputs.chain, summary, inputs.timings) if inputs.chain.steps else None,
             written=_written(inputs.synthesis) if inputs.synthesis else None,
             reasoning=_reasoning(inputs.synthesis.audit) if inputs.synthesis and inputs.synthesis.audit else None,
             terms=written.terms_table(inputs.terms) if inputs.terms else None,
@@ -179,6 +185,7 @@ def _plots(inputs: ReportInputs) -> dict[str, Any]:
         "held_out": {name: to_svg(figure, name=f"held-out-{name}") for name, figure in _held_out(inputs).items()},
         "latency": to_svg(quality_against(summary, timings, "latency"), name="latency"),
         "size": to_svg(quality_against(summary, timings, "size"), name="size"),
+        "waterfall": to_svg(waterfall(inputs.chain, summary, timings), name="waterfall") if inputs.chain.steps else "",
         "reliability": "",
         "drops": to_svg(drops_away(summary), name="drops") if summary.drops.get(summary.candidate) else "",
     }

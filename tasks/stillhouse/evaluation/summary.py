@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from stillhouse.contract import METRICS, MODELS, Comparison, DataRejected, Estimate, EvaluationSummary
+from stillhouse.contract import DISTILLED, METRICS, MODELS, Comparison, DataRejected, Estimate, EvaluationSummary
 from stillhouse.evaluation import classification, language
 from stillhouse.evaluation.blocks import SuiteBlocks, SuiteInfo
 from stillhouse.evaluation.figures import Measured, Plan, measure_suite
@@ -23,7 +23,8 @@ def summarise(
     *,
     config: EvaluationConfig,
     suites: Sequence[SuiteInfo],
-    candidate: str = "kd",
+    candidate: str = DISTILLED,
+    steps: Sequence[str] = (),
     labels: Sequence[str] = (),
     has_teacher: bool = True,
     validation: pa.Table | None = None,
@@ -36,6 +37,7 @@ def summarise(
         config: Level, resamples, bins and seed.
         suites: The in-domain suite first. Perturbed ones have its items.
         candidate: Name of the student that asks for promotion.
+        steps: Names of the models that compression made, in its order.
         labels: Names of a classifier's labels, in the order of its outputs; by default their numbers.
         has_teacher: Whether the teacher is a model of the run, and no server. Without it there are no shares of its
             figures, no drops beyond its own and no likeness to it.
@@ -48,7 +50,7 @@ def summarise(
             has other items.
     """
     found = set(records["model"].unique().to_pylist())
-    models = (*(m for m in MODELS if m in found), *sorted(found - set(MODELS)))
+    models = tuple(model for model in (*MODELS, *steps) if model in found)
     for needed in (*(["teacher"] if has_teacher else []), candidate):
         if needed not in models:
             raise DataRejected(f"the records hold no model {needed}: nothing can be compared; evaluate again with it")
@@ -56,7 +58,7 @@ def summarise(
         config=config,
         models=models,
         candidate=candidate,
-        baselines=tuple(model for model in models if model in MODELS and model != candidate),
+        baselines=tuple(model for model in models if model != candidate),
     )
     measured = _measure(records, suites, plan, labels, validation)
     home, *others = (m for m in measured if m.summary.kind in COMPARABLE)

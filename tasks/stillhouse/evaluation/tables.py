@@ -6,6 +6,7 @@ from math import exp, isfinite
 
 from stillhouse.contract import (
     METRICS,
+    MODELS,
     Comparison,
     Decision,
     Estimate,
@@ -126,7 +127,7 @@ def models_table(summary: EvaluationSummary, timings: Timings) -> Table:
     for model in summary.models:
         timing = timings.models.get(model)
         cells = (
-            _model(model, described=True),
+            model_cell(model, phrases.meaning(model, summary)),
             *_scores(home, model, shown),
             *(Cell(text=phrases.kept_by(summary, home.name, model)) for _ in kept_title),
             _size(timing) if timing else Cell(),
@@ -146,10 +147,14 @@ def _size(timing: ModelTiming) -> Cell:
 
 
 def suites_table(summary: EvaluationSummary) -> Table:
-    """Return the models on every suite but the out-of-scope ones, what is kept there, and which suite is worst."""
+    """Return the models on every suite but the out-of-scope ones, what is kept there, and which suite is worst.
+
+    Of the steps of a compression chain only the candidate is among them.
+    """
     suites = [suite for suite in summary.suites if suite.kind != "out-of-scope"]
     bars = _bars(summary.retention, 1.0) or _bars(phrases.gaps(summary), 0.0)
     worst = phrases.worst_kept(summary) or phrases.worst_gap(summary)
+    shown = [model for model in summary.models if model in MODELS or model == summary.candidate]
     rows = []
     for suite in suites:
         kept = Cell(
@@ -157,15 +162,15 @@ def suites_table(summary: EvaluationSummary) -> Table:
             bar=bars.get(suite.name),
             mark="worst" if worst and worst[0] == suite.name and len(suites) > 1 else "",
         )
-        models = (_estimate(suite.score(model), suite.metric) for model in summary.models)
+        models = (_estimate(suite.score(model), suite.metric) for model in shown)
         rows.append(Row(cells=(_suite(suite), *models, *([kept] if summary.has_teacher else []))))
     if summary.mean_retention is not None and len(summary.retention) > 1:
-        blanks = [Cell(text="")] * len(summary.models)
+        blanks = [Cell(text="")] * len(shown)
         mean = Cell(text=phrases.half_width_percent(summary.mean_retention))
         rows.append(Row(cells=(Cell(text="mean of the shares", detail="every suite counts alike"), *blanks, mean)))
     kept_title = f"{summary.candidate} keeps" if summary.retention else f"{summary.candidate} minus teacher"
     last = [kept_title] if summary.has_teacher else []
-    return Table(columns=("suite", *summary.models, *last), rows=tuple(rows))
+    return Table(columns=("suite", *shown, *last), rows=tuple(rows))
 
 
 def comparisons_table(summary: EvaluationSummary, suite: str) -> Table:
@@ -203,7 +208,7 @@ def metrics_table(
             continue
         drop = [_estimate(summary.drops.get(model, {}).get(suite.name), suite.metric)] if with_drop else []
         cut = [Cell(text=f"{scores.truncated:,}")] if all_of_it else []
-        cells = (_model(model), *_scores(suite, model, shown), *drop, *cut)
+        cells = (model_cell(model), *_scores(suite, model, shown), *drop, *cut)
         rows.append(Row(cells=cells, marked=model == summary.candidate))
     titles = (phrases.metric_title(metric) for metric in shown)
     drop_title = [f"drop from {summary.suites[0].name}"] if with_drop else []
@@ -286,7 +291,7 @@ def held_out_table(histories: Mapping[str, TrainingHistory], *, perplexity: bool
         first, last = history.validation[0], history.validation[-1]
         best = min(history.validation, key=lambda point: point.loss)
         cells = (
-            _model(arm),
+            model_cell(arm),
             Cell(text=f"{last.tokens:,}"),
             loss(first),
             loss(last),
@@ -338,7 +343,7 @@ def _comparison(comparison: Comparison, *, flips: bool) -> tuple[Cell, ...]:
     digits = phrases.DIGITS.get(comparison.metric, 3)
     lost_and_won = (_estimate(comparison.flips_lost), _estimate(comparison.flips_won)) if flips else ()
     return (
-        _model(comparison.baseline),
+        model_cell(comparison.baseline),
         Cell(text=phrases.signed(difference, digits), detail=phrases.interval(difference, digits), bar=bar),
         Cell(text=phrases.p_value(comparison.p_value)),
         Cell(text=phrases.p_value(comparison.p_adjusted)),
@@ -346,12 +351,9 @@ def _comparison(comparison: Comparison, *, flips: bool) -> tuple[Cell, ...]:
     )
 
 
-def _model(model: str, *, described: bool = False) -> Cell:
-    return Cell(
-        text=phrases.MODEL_TITLES.get(model, model),
-        detail=phrases.MODEL_MEANINGS.get(model, "") if described else "",
-        model=model,
-    )
+def model_cell(model: str, detail: str = "") -> Cell:
+    """Return the entry that names a model."""
+    return Cell(text=phrases.MODEL_TITLES.get(model, model), detail=detail, model=model)
 
 
 def _suite(suite: SuiteSummary) -> Cell:

@@ -63,6 +63,7 @@ def measure(
     import torch
 
     from stillhouse.evaluation.footprint import peak_memory
+    from stillhouse.models import count_parameters
 
     def seconds(name: str, batch: Sequence[str]) -> float:
         started = time.perf_counter()
@@ -98,8 +99,7 @@ def measure(
         num_items=len(singles),
         models={
             name: ModelTiming(
-                # Of weights that are tied, PyTorch lists one.
-                parameters=sum(p.numel() for p in models[name].model.parameters()),
+                parameters=count_parameters(models[name].model),
                 num_bytes=weights_bytes(models[name].folder),
                 latency_p50_ms=round(1000 * float(np.quantile(latencies[name], 0.5)), 3),
                 latency_p95_ms=round(1000 * float(np.quantile(latencies[name], 0.95)), 3),
@@ -112,15 +112,19 @@ def measure(
 
 
 def weights_bytes(folder: Path) -> int:
-    """Return the bytes of the safetensors files that a model is loaded from, in the precision that they are stored in.
+    """Return the bytes of the files of weights that a model is loaded from, in the precision that they are stored in.
 
-    Other weights that may lie in the folder don't count.
+    Other weights that may lie in the folder don't count. An ONNX file holds the graph, too, which is small.
 
     Raises:
         OSError: The folder has none, or they can't be read.
     """
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+    from stillhouse.models.onnx_folder import ONNX_FILE, is_onnx_folder
+
+    if is_onnx_folder(folder):
+        return (folder / ONNX_FILE).stat().st_size
     names = {SAFE_WEIGHTS_NAME}
     if not (folder / SAFE_WEIGHTS_NAME).is_file():
         index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ from stillhouse.models.folders import (
     load_model,
     load_tokenizer,
     save_model,
+    save_tokenizer,
     template_sha256,
     tokenizer_sha256,
 )
@@ -24,6 +25,7 @@ from stillhouse.models.heads import OutputHead, check_head, head_states, output_
 from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, model_shape
 from stillhouse.models.likelihood import Likelihoods, last_logits, likelihoods
 from stillhouse.models.obtain import obtain_model_folder
+from stillhouse.models.onnx_folder import OnnxClassifier, count_parameters, is_onnx_folder
 from stillhouse.models.predicting import Predictions, predict
 from stillhouse.models.runtime import configure_torch, inference_device
 from stillhouse.models.taps import Captured, Tap, TapRequest
@@ -34,6 +36,7 @@ __all__ = [
     "Encoded",
     "Likelihoods",
     "ModelShape",
+    "OnnxClassifier",
     "OutputHead",
     "Predictions",
     "PromptAnswers",
@@ -46,6 +49,7 @@ __all__ = [
     "check_model_folder",
     "configure_torch",
     "continue_prompts",
+    "count_parameters",
     "decode_answer",
     "documents_of",
     "encode",
@@ -54,6 +58,7 @@ __all__ = [
     "head_states",
     "inference_device",
     "is_causal",
+    "is_onnx_folder",
     "last_logits",
     "layers_prefix",
     "length_buckets",
@@ -67,6 +72,7 @@ __all__ = [
     "predict",
     "prompt_tokens",
     "save_model",
+    "save_tokenizer",
     "stream_continuations",
     "template_sha256",
     "tokenizer_sha256",

@@ -20,6 +20,8 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, canonical_json, sha256_of
+from stillhouse.models.factored import RANKS, read_factored
+from stillhouse.models.onnx_folder import OnnxClassifier, is_onnx_folder
 from stillhouse.models.runtime import inference_device
 from stillhouse.recipe import Precision, Task
 
@@ -50,7 +52,8 @@ def check_model_folder(folder: Path) -> None:
     """Refuse a folder from which a model can't be read as plain data.
 
     Raises:
-        ConfigurationError: There is no readable ``config.json``, no safetensors weights, or code of its own.
+        ConfigurationError: There is no readable ``config.json``, neither safetensors weights nor an ONNX file, or code
+            of its own.
     """
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"model folder {folder} has no config.json; give a folder saved by save_pretrained")
@@ -59,7 +62,7 @@ def check_model_folder(folder: Path) -> None:
             raise ConfigurationError(
                 f"model folder {folder} asks for custom code (auto_map in {name}); use a built-in one"
             )
-    if any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.safetensors")) or is_onnx_folder(folder):
         return
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles:
@@ -83,6 +86,8 @@ def load_model(
     language model must have its head, which may be its embeddings, unless it is about to be taught. The caller's
     random state is left as it was.
 
+    A folder with an ONNX file gives an `OnnxClassifier`, which predicts as a model of transformers does, on the CPU.
+
     Args:
         folder: See `check_model_folder`.
         task: What the model is for.
@@ -102,17 +107,19 @@ def load_model(
         _check_task(folder, config, task)
         if task == "text-classification":
             _set_labels(folder, config, labels, has_head)
+        if is_onnx_folder(folder):
+            if task != "text-classification" or not has_head:
+                raise ConfigurationError(f"{folder} has an ONNX model, which must be a classifier; give another folder")
+            return OnnxClassifier(folder, config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(HEAD_SEED)
-            model, info = kind.loader.from_pretrained(
-                folder,
-                config=config,
-                dtype=precision,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            options = {"config": config, "dtype": precision, "use_safetensors": True, "local_files_only": True}
+            if hasattr(config, RANKS):
+                model, info = read_factored(kind.loader, folder, **options)
+            else:
+                model, info = kind.loader.from_pretrained(
+                    folder, trust_remote_code=False, output_loading_info=True, **options
+                )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(f"model folder {folder} can't be loaded ({reason}); check its files") from error
@@ -155,10 +162,19 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     # transformers writes down where a model was read from: a path of this machine, and no property of the model.
     model.config._name_or_path = ""
-    # Set by the last call, and no property of the tokenizer either.
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a tokenizer into a model's folder. Equal tokenizers give equal bytes.
+
+    Raises:
+        OSError: The folder can't be written.
+    """
+    # Set by the last call, and no property of the tokenizer.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -20,7 +20,7 @@ CACHE_BYTES = 29.01
 TEXT_BYTES = 4.0
 """A token as text."""
 TEACHER_BYTES = 4
-"""A parameter of a local teacher in memory: it is loaded as float32."""
+"""A parameter of a local teacher in memory, float32; half of it with ``teacher.precision: bfloat16``."""
 TRAINING_BYTES = 16
 """A parameter in training: weight, gradient and two moments, float32."""
 CHECKPOINT_BYTES = 12
@@ -164,7 +164,7 @@ ASSUMPTIONS = (
     Assumption("a device for an hour", "$2.50", "assumed", "a rental price of 2026: put in yours"),
     Assumption("cache", "29.01 bytes a token", "measured", "benchmarks/README.md, The teacher's cache"),
     Assumption("text", "4 bytes a token", "assumed", "English under a vocabulary of 50 to 130 thousand tokens"),
-    Assumption("teacher in memory", "4 bytes a parameter", "of the code", "models/folders.py loads float32"),
+    Assumption("teacher in memory", "4 bytes a parameter", "of the code", "teacher.precision is float32 by default"),
     Assumption("training", "16 bytes a parameter", "of the code", "AdamW in float32 under autocast"),
 )
 

@@ -21,6 +21,7 @@ from stillhouse.contract import (
 )
 from stillhouse.orchestration.plan import PlannedTask
 from stillhouse.recipe import Config
+from stillhouse.stages.chain import read_chain
 from stillhouse.stages.records import read_result
 from stillhouse.store import read_artifact
 
@@ -59,18 +60,18 @@ def show_outcome(results: Mapping[str, ResultRef]) -> ExitCode:
     from stillhouse.evaluation.console import render_text
 
     evaluation, decided = read_result(results["evaluate"]), read_result(results["decide"])
-    summary = _document(evaluation.outputs["summary"], EvaluationSummary)
-    timings = _document(evaluation.outputs["timings"], Timings)
-    decision = _document(decided.outputs["decision"], Decision)
+    summary = read_document(evaluation.outputs["summary"], EvaluationSummary)
+    timings = read_document(evaluation.outputs["timings"], Timings)
+    decision = read_document(decided.outputs["decision"], Decision)
     console = result_console()
     synthesis = None
     if "curate" in results:
-        synthesis = _document(read_result(results["curate"]).outputs["report"], SynthesisReport)
-    console.print(render_text(summary, timings, decision, synthesis))
+        synthesis = read_document(read_result(results["curate"]).outputs["report"], SynthesisReport)
+    console.print(render_text(summary, timings, decision, synthesis, read_chain(evaluation.inputs)))
     if "promote" not in results:
         console.print("[yellow]Nothing was promoted.")
         return ExitCode.NOT_PROMOTED
-    promotion = _document(read_result(results["promote"]).outputs["promotion"], Promotion)
+    promotion = read_document(read_result(results["promote"]).outputs["promotion"], Promotion)
     console.print(
         f"[bold green]models:/{promotion.model}@champion[/] is version {promotion.version}"
         + (" already; nothing was moved" if promotion.already_champion else "")
@@ -78,7 +79,12 @@ def show_outcome(results: Mapping[str, ResultRef]) -> ExitCode:
     return ExitCode.OK
 
 
-def _document(artifact: Artifact, kind: type[Document]) -> Document:
+def read_document(artifact: Artifact, kind: type[Document]) -> Document:
+    """Return what a stage stored as JSON.
+
+    Raises:
+        DataRejected: It is not what this version of Stillhouse writes.
+    """
     try:
         return kind.model_validate_json(read_artifact(artifact))
     except ValidationError:

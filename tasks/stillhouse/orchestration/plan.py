@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stillhouse.contract import DISTILLED
 from stillhouse.recipe import Recipe, StageName
 
 Origins = dict[str, tuple[str, str]]
@@ -40,6 +41,7 @@ def plan(recipe: Recipe) -> tuple[PlannedTask, ...]:
         *_teacher(recipe),
         *_writing(recipe),
         *_students(recipe),
+        *_compression(recipe),
         *_verdict(recipe),
     )
 
@@ -148,10 +150,36 @@ def _watched(recipe: Recipe) -> Origins:
     return {"validation": ("validate", "validation")} if recipe.training.validation_points else {}
 
 
+def _compression(recipe: Recipe) -> list[PlannedTask]:
+    """Return the tasks of the chain. Each may start from any model before it: which one is good is known only then."""
+    tasks: list[PlannedTask] = []
+    for step in recipe.compression:
+        tasks.append(
+            PlannedTask(
+                task_id=f"compress-{step.name}",
+                stage="compress",
+                parameters={"step": step.name},
+                inputs=_lessons(recipe, DISTILLED)
+                | (_signal(recipe, DISTILLED) if step.distils else {})
+                | {"validation": ("validate", "validation"), DISTILLED: (f"distill-{DISTILLED}", "model")}
+                | _compressed(*(task.parameters["step"] for task in tasks)),
+            )
+        )
+    return tasks
+
+
+def _compressed(*steps: str) -> Origins:
+    """Return the models that steps made, and what they say about them."""
+    return {f"model-{name}": (f"compress-{name}", "model") for name in steps} | {
+        f"step-{name}": (f"compress-{name}", "step") for name in steps
+    }
+
+
 def _verdict(recipe: Recipe) -> list[PlannedTask]:
     calibration = {"validation": ("validate", "validation")} if recipe.evaluation.temperature_scaling else {}
     test_sets = {name: ("validate", name) for name, _ in recipe.data.suites().values()}
     models = {"start": ("initialise", "model")} | {arm: (f"distill-{arm}", "model") for arm in recipe.arms}
+    compressed = _compressed(*(step.name for step in recipe.compression))
     histories = {f"history-{arm}": (f"distill-{arm}", "history") for arm in recipe.arms}
     written = (
         {"synthesis": ("curate", "report"), "curated": ("curate", "validation"), "data-curated": ("curate", "train")}
@@ -160,7 +188,11 @@ def _verdict(recipe: Recipe) -> list[PlannedTask]:
     )
     lineage = {"terms": ("permit", "terms")}
     return [
-        PlannedTask(task_id="evaluate", stage="evaluate", inputs=test_sets | calibration | _weights(recipe) | models),
+        PlannedTask(
+            task_id="evaluate",
+            stage="evaluate",
+            inputs=test_sets | calibration | _weights(recipe) | models | compressed,
+        ),
         PlannedTask(
             task_id="decide",
             stage="decide",
@@ -170,8 +202,9 @@ def _verdict(recipe: Recipe) -> list[PlannedTask]:
                 "summary": ("evaluate", "summary"),
                 "records": ("evaluate", "records"),
                 "timings": ("evaluate", "timings"),
-                "model": ("distill-kd", "model"),
+                DISTILLED: (f"distill-{DISTILLED}", "model"),
             }
+            | compressed
             | {f"data-{name}": origin for name, origin in (_train() | _held_out(recipe)).items()}
             | written
             | histories
@@ -183,9 +216,10 @@ def _verdict(recipe: Recipe) -> list[PlannedTask]:
             inputs={
                 "decision": ("decide", "decision"),
                 "model-card": ("decide", "model-card"),
-                "model": ("distill-kd", "model"),
+                DISTILLED: (f"distill-{DISTILLED}", "model"),
             }
-            | _lessons(recipe, "kd")
+            | compressed
+            | _lessons(recipe, DISTILLED)
             | _weights(recipe)
             | lineage,
         ),

@@ -29,7 +29,7 @@ def find_run(store: ObjectStore, name: str) -> str:
     if name in found:
         return name
     if not found:
-        known = ", ".join(list(_runs(store))[-3:]) or "none"
+        known = ", ".join(list_runs(store)[-3:]) or "none"
         raise ConfigurationError(f"no run '{name}' in {store.root}; the last by name: {known}")
     if len(found) > 1:
         some = ", ".join(list(found)[:3])
@@ -44,16 +44,27 @@ def read_run(store: ObjectStore, run_id: str) -> dict[str, ResultRef]:
         DataRejected: One of its tasks failed before there was a verdict.
         TryAgain: It has not come that far.
     """
-    records = read_records(store, run_id)
-    results = {task_id: record.result for task_id, record in records.items() if record.result is not None}
+    results = read_results(store, run_id)
     if all(task in results for task in NEEDED):
         return results
+    records = read_records(store, run_id)
     failed = next((record for record in records.values() if record.state == "failed"), None)
     if failed:
         raise DataRejected(f"run {run_id} failed in {failed.task_id}, so there is no verdict: {failed.message}")
     running = [task_id for task_id, record in records.items() if record.state == "running"]
     at_work = f"{', '.join(running)} at work" if running else f"{len(results)} tasks done"
     raise TryAgain(f"run {run_id} has no verdict yet ({at_work}); ask again when 'decide' is done")
+
+
+def read_results(store: ObjectStore, run_id: str) -> dict[str, ResultRef]:
+    """Return the results that a run has so far, by task id."""
+    records = read_records(store, run_id)
+    return {task_id: record.result for task_id, record in records.items() if record.result is not None}
+
+
+def list_runs(store: ObjectStore) -> list[str]:
+    """Return the ids of all runs, sorted."""
+    return list(_runs(store))
 
 
 def report_page(results: dict[str, ResultRef]) -> Artifact:

@@ -20,6 +20,7 @@ from stillhouse.orchestration.deployment import Deployment
 from stillhouse.orchestration.plan import PlannedTask
 from stillhouse.promotion.ledger import Ledger
 from stillhouse.recipe import Recipe
+from stillhouse.stages.chain import model_input, read_chain
 from stillhouse.stages.records import read_result
 from stillhouse.store import open_store
 
@@ -51,7 +52,8 @@ def build_request(
     inputs = {name: _output(results, *origin) for name, origin in task.inputs.items()}
     known: dict[str, Any] = {**task.parameters, **(parameters or {})}
     if task.stage == "evaluate":
-        inputs |= _champion(recipe, deployment, candidate=inputs["kd"])
+        candidate = model_input(read_chain(inputs).candidate)
+        inputs |= _champion(recipe, deployment, candidate=inputs[candidate])
     if task.stage == "decide":
         inputs |= _prediction(recipe, deployment)
         if champion := read_result(results["evaluate"]).inputs.get("champion"):

@@ -15,6 +15,7 @@ StageName = Literal[
     "curate",
     "teach",
     "distill",
+    "compress",
     "evaluate",
     "decide",
     "promote",

@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 from stillhouse.recipe.base import Config, Name
 from stillhouse.recipe.sources import FileSource, ModelSource
 
+MODELS = ("teacher", "kd", "unfiltered", "sft", "start", "champion")
+"""Whom an evaluation may know besides the steps of a compression chain, in the order of tables. ``kd`` is the distilled
+student, ``start`` the student before it learned. A control or the champion may be missing, and a teacher that is a
+server always is."""
+
 
 class ProbeTeacher(Config):
     """Another model that could be the teacher."""

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stillhouse.recipe.base import Config, Name, Task
+from stillhouse.recipe.compression import CompressionStep, check_chain
 from stillhouse.recipe.data import DataConfig
 from stillhouse.recipe.distillation import DistillationConfig
 from stillhouse.recipe.learning import StudentConfig, TeacherConfig, TrainingConfig
@@ -30,6 +31,9 @@ class Recipe(Config):
     student: StudentConfig
     distillation: DistillationConfig = DistillationConfig()
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    compression: tuple[CompressionStep, ...] = ()
+    """What is done to the candidate after its training, in this order. Each step is measured against the model that it
+    starts from and dropped if it costs too much."""
     preflight: PreflightConfig = PreflightConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig
@@ -131,6 +135,11 @@ class Recipe(Config):
             raise ValueError("distillation.features and on_policy need the teacher's weights beside collected data")
         if self.distillation.alpha < 1 and not self.imitates_distributions:
             raise ValueError("distillation.alpha must be 1 where the student learns from the teacher's words alone")
+        return self
+
+    @model_validator(mode="after")
+    def _chain_fits(self) -> Self:
+        check_chain(self.compression, task=self.task, compares_features=bool(self.distillation.features))
         return self
 
     @model_validator(mode="after")

@@ -77,6 +77,12 @@ def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, 
     return (*common, "teacher.cache", "teacher.source", "teacher.precision", *_SIGNAL)
 
 
+def _compress_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    step = next(step for step in recipe.compression if step.name == parameters["step"])
+    learned = _distill_reads(recipe, {"arm": "kd" if step.distils else "sft"})
+    return (*learned, f"compression.{step.name}", "data.domain", "evaluation", "training.mask_share")
+
+
 def _generate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     synthesis, api = recipe.synthesis, recipe.teacher.api
     if synthesis is None:
@@ -137,6 +143,7 @@ _TRAINING_CODE = ("models", "losses", "data", "teacher", "student", "training")
 _TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _DATA = ("great-expectations", "datasets", "pandas", "pyarrow", "scikit-learn", "scipy", "datasketch")
 _TRAINING = (*_TORCH, "accelerate", "peft", "gguf")
+_EXPORT = ("torchao", "onnx", "onnxruntime", "onnxscript")
 
 CATALOG: dict[StageName, StageSpec] = {
     spec.name: spec
@@ -190,8 +197,14 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="distill",
             reads=_distill_reads,
-            code=_TRAINING_CODE,
+            code=(*_TRAINING_CODE, "stages.lessons"),
             distributions=_TRAINING,
+        ),
+        StageSpec(
+            name="compress",
+            reads=_compress_reads,
+            code=(*_TRAINING_CODE, "compression", "evaluation", "stages.chain", "stages.lessons"),
+            distributions=(*_TRAINING, *_EXPORT, "scipy", "pyarrow"),
         ),
         StageSpec(
             name="evaluate",
@@ -205,8 +218,8 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.ood",
                 "data.perturbations",
             ),
-            code=("models", "evaluation", "data.frozen"),
-            distributions=(*_TORCH, "scipy", "pyarrow", "lm-eval"),
+            code=("models", "evaluation", "data.frozen", "stages.chain"),
+            distributions=(*_TORCH, "torchao", "onnxruntime", "scipy", "pyarrow", "lm-eval"),
             sources=_evaluate_sources,
         ),
         StageSpec(
@@ -220,6 +233,7 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.prepare",
                 "data.tables",
                 "data.reading",
+                "stages.chain",
                 "stages.evidence",
                 "stages.facts",
                 "stages.records",
@@ -232,7 +246,7 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="promote",
             reads=_reads("promotion", "data", "teacher"),
-            code=("promotion", "tracking", "models"),
+            code=("promotion", "tracking", "models", "stages.chain"),
             distributions=("mlflow",),
             reusable=False,
         ),
@@ -314,7 +328,8 @@ def find_reusable(request: StageRequest, key: str | None = None) -> ResultRef | 
 
 
 def _field(plain: Mapping[str, Any], dotted: str) -> Any:
+    """Return a field by its path; an element of a list goes by its ``name``."""
     value: Any = plain
     for part in dotted.split("."):
-        value = value[part]
+        value = next(item for item in value if item["name"] == part) if isinstance(value, list) else value[part]
     return value

@@ -12,6 +12,7 @@ from stillhouse.contract import Decision, pretty_json
 from stillhouse.evaluation import ReportInputs, read_records, render_card, render_model_card, render_report
 from stillhouse.promotion.gate import decide
 from stillhouse.promotion.policy import load_policy
+from stillhouse.stages.chain import model_input
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.stages.evidence import Reports
 from stillhouse.stages.facts import table_facts, task_costs
@@ -31,7 +32,7 @@ def run(context: StageContext) -> StageOutcome:
         timings=reports.timings,
         checks=reports.integrity,
         timings_sha256=inputs["timings"].sha256,
-        model_sha256=inputs["model"].sha256,
+        model_sha256=inputs[model_input(reports.summary.candidate)].sha256,
         champion_sha256=context.request.parameters.get("champion_sha256"),
         evidence_sha256=inputs["summary"].sha256,
         has_teacher=context.recipe.teacher.source is not None,
@@ -50,6 +51,7 @@ def run(context: StageContext) -> StageOutcome:
         terms=reports.terms,
         synthesis=reports.synthesis,
         preflight=reports.foretold,
+        chain=reports.chain,
         # As seen from the report in the same store.
         data_docs=posixpath.relpath(f"{inputs['docs'].uri}/index.html", context.store.uri(context.prefix)),
         digests={name: artifact.sha256 for name, artifact in inputs.items()},

@@ -3,15 +3,12 @@
 Outputs: ``model`` (safetensors, tokenizer, config), ``history`` (JSON).
 """
 
-from datasets import Dataset
-from transformers import PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
-
 from stillhouse.contract import pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.models import configure_torch, load_model, load_tokenizer, save_model
 from stillhouse.stages.context import StageContext, StageOutcome
-from stillhouse.training import OpenedCache, open_cache, open_server_cache, train_arm
+from stillhouse.stages.lessons import read_cache, read_teacher
+from stillhouse.training import train_arm
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -28,7 +25,7 @@ def run(context: StageContext) -> StageOutcome:
     student, tokenizer = load_model(folder, task=recipe.task, labels=recipe.data.labels), load_tokenizer(folder)
     rows = load_frozen(context.input("train"))
     watched = load_frozen(context.input("validation")) if recipe.training.validation_points else None
-    teacher, teacher_tokenizer = _teacher(context)
+    teacher, teacher_tokenizer = read_teacher(context)
     trained = train_arm(
         recipe,
         arm,
@@ -37,7 +34,7 @@ def run(context: StageContext) -> StageOutcome:
         rows=rows,
         teacher=teacher,
         teacher_tokenizer=teacher_tokenizer,
-        cache=_cache(context, rows, teacher or student, teacher_tokenizer or tokenizer),
+        cache=read_cache(context, rows, teacher or student, teacher_tokenizer or tokenizer),
         validation=watched,
         workspace=context.workspace,
         on_progress=context.report_progress,
@@ -61,27 +58,4 @@ def run(context: StageContext) -> StageOutcome:
             **last.terms,
             **({"validation_loss": validation[-1].loss} if validation else {}),
         },
-    )
-
-
-def _teacher(context: StageContext) -> tuple[PreTrainedModel, Tokenizer] | tuple[None, None]:
-    """Return the teacher's weights and tokenizer where the arm learns from them."""
-    if "teacher" not in context.request.inputs:
-        return None, None
-    recipe, folder = context.recipe, context.input("teacher")
-    model = load_model(folder, task=recipe.task, labels=recipe.data.labels, precision=recipe.teacher.precision)
-    return model, load_tokenizer(folder)
-
-
-def _cache(context: StageContext, rows: Dataset, scorer: PreTrainedModel, tokenizer: Tokenizer) -> OpenedCache | None:
-    """Return the teacher's verified scores where the arm learns from them."""
-    folders = [path for _, path in context.inputs(r"cache-\d+")]
-    if not folders:
-        return None
-    inputs = context.request.inputs
-    data = inputs["train"].sha256
-    if "teacher" not in inputs:
-        return open_server_cache(context.recipe, folders, scorer, tokenizer, rows, data_sha256=data)
-    return open_cache(
-        context.recipe, folders, scorer, tokenizer, rows, teacher_sha256=inputs["teacher"].sha256, data_sha256=data
     )

@@ -24,6 +24,7 @@ from stillhouse.evaluation import (
     write_records,
 )
 from stillhouse.models import configure_torch, load_model, load_tokenizer
+from stillhouse.stages.chain import model_input, read_chain
 from stillhouse.stages.context import StageContext, StageOutcome
 
 CALIBRATION = "validation"
@@ -41,7 +42,10 @@ def run(context: StageContext) -> StageOutcome:
     suites = recipe.data.suites()
     sets = {suite: load_frozen(context.input(name)) for suite, (name, _) in suites.items()}
     benchmarks = build_benchmarks(config.harness, context.workspace) if config.harness else []
-    models = {name: _load(context, name) for name in MODELS if name in context.request.inputs}
+    chain = read_chain(context.request.inputs)
+    steps = tuple(step.name for step in chain.steps)
+    named = {name: name for name in MODELS} | {step: model_input(step) for step in steps}
+    models = {name: _load(context, given) for name, given in named.items() if given in context.request.inputs}
     calibration = {CALIBRATION: load_frozen(context.input(CALIBRATION))} if config.temperature_scaling else {}
     items = sum(len(rows) for rows in (*sets.values(), *benchmarks, *calibration.values()))
     asked = _Interview(context, models, context.progress("items", total=len(models) * items))
@@ -54,6 +58,8 @@ def run(context: StageContext) -> StageOutcome:
             for suite, (name, kind) in suites.items()
         ]
         + [benchmark.info for benchmark in benchmarks],
+        candidate=chain.candidate,
+        steps=steps,
         labels=recipe.data.labels,
         has_teacher="teacher" in models,
         validation=asked.records("validation-records", calibration) if calibration else None,

@@ -6,6 +6,8 @@ from typing import Self, TypeVar
 from pydantic import BaseModel
 
 from stillhouse.contract import (
+    DISTILLED,
+    Chain,
     EvaluationSummary,
     IntegrityCheck,
     Preflight,
@@ -16,6 +18,7 @@ from stillhouse.contract import (
     compare,
 )
 from stillhouse.data.report import CheckResult, ValidationReport
+from stillhouse.stages.chain import read_chain
 from stillhouse.stages.context import StageContext
 
 Report = TypeVar("Report", bound=BaseModel)
@@ -36,8 +39,10 @@ class Reports:
     curated: ValidationReport | None
     """The checks of the written data."""
     histories: dict[str, TrainingHistory]
-    """By arm, the candidate first."""
+    """By arm, the distilled student first."""
     preflight: Preflight | None
+    chain: Chain
+    """Of compression; without steps where the recipe has none."""
 
     @classmethod
     def read(cls, context: StageContext) -> Self:
@@ -57,13 +62,14 @@ class Reports:
             curated=_optional(context, "curated", ValidationReport),
             histories={arm: history for arm, history in histories.items() if history},
             preflight=_optional(context, "preflight", Preflight),
+            chain=read_chain(context.request.inputs),
         )
 
     @property
     def integrity(self) -> list[IntegrityCheck]:
         """Everything that must be in order before a figure counts; of one name there may be several."""
-        candidate = self.histories.get(self.summary.candidate)
-        canary = candidate.canary_rows if candidate else None
+        distilled = self.histories.get(DISTILLED)
+        canary = distilled.canary_rows if distilled else None
         return [
             *([self.terms.integrity] if self.terms else []),
             *self.validation.integrity,

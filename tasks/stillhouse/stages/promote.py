@@ -24,6 +24,7 @@ from stillhouse.promotion.lineage import LICENCE_TAG, SOURCE_TAG, teacher_tags
 from stillhouse.promotion.promote import PromotionRequest, promote_model
 from stillhouse.promotion.registry import Registry
 from stillhouse.promotion.signing import SigningKeys
+from stillhouse.stages.chain import model_input
 from stillhouse.stages.context import StageContext, StageOutcome
 
 GIT_SHA = "STILLHOUSE_GIT_SHA"
@@ -43,11 +44,12 @@ def run(context: StageContext) -> StageOutcome:
         raise ConfigurationError("promotion needs an MLflow server: set MLFLOW_TRACKING_URI")
     decision = Decision.model_validate_json(context.input("decision").read_bytes())
     terms = TermsReport.model_validate_json(context.input("terms").read_bytes())
+    candidate = model_input(decision.candidate)
     promotion = promote_model(
         PromotionRequest(
             model=recipe.promotion.model,
-            artifact=request.inputs["model"],
-            folder=context.input("model"),
+            artifact=request.inputs[candidate],
+            folder=context.input(candidate),
             decision=decision,
             approval=_approval(request.parameters.get("approval"), recipe.promotion.approval, decision),
             run_id=request.run_id,

@@ -8,8 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from stillhouse.contract import NotPermitted, TryAgain, be_quiet
-from stillhouse.contract.addresses import check_address
+from stillhouse.contract import NotPermitted, TryAgain, be_quiet, check_address
 
 
 def connect(uri: str) -> MlflowClient:
