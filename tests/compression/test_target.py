@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiny_language import tiny_causal, tiny_masked, tiny_tokenizer
 
 from stillhouse.compression.base import Calibration
-from stillhouse.compression.target import largest_within, latency_share, num_bytes, parameters, relative_size
+from stillhouse.compression.target import largest_within, latency_share, num_bytes, relative_size
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import save_model
+from stillhouse.models import count_parameters, save_model
 from stillhouse.recipe.compression import Target
 
 NO_DOCUMENTS = Calibration(ids=[])
@@ -36,7 +36,7 @@ def test_sizes_are_those_of_the_file(tied: bool, tmp_path: Path) -> None:
     model = tiny_causal(tie_word_embeddings=tied)
     save_model(model, tiny_tokenizer(), tmp_path)
     stored = load_file(tmp_path / "model.safetensors").values()
-    assert parameters(model) == sum(tensor.numel() for tensor in stored)
+    assert count_parameters(model) == sum(tensor.numel() for tensor in stored)
     assert num_bytes(model) == sum(tensor.nbytes for tensor in stored)
     assert num_bytes(model.to(torch.bfloat16)) == sum(tensor.nbytes for tensor in stored) // 2
 

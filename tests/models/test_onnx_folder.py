@@ -74,9 +74,10 @@ def test_it_is_measured_beside_others(folder: Path, tmp_path: Path) -> None:
         for name, path in (("kd", plain), ("onnx", folder))
     }
     config = EvaluationConfig(latency_items=10, batch_size=2)
-    timings = measure(models, TEXTS, task="text-classification", config=config, max_tokens=16, labels=LABELS)
+    timings = measure(models, TEXTS, task="text-classification", config=config, max_tokens=16, labels=LABELS).timings
     found = timings.models["onnx"]
-    assert found.parameters == count_parameters(models["onnx"].model) == votes(models["onnx"].model.config.vocab_size).size
+    size = models["onnx"].model.config.vocab_size
+    assert found.parameters == count_parameters(models["onnx"].model) == votes(size).size
     assert found.num_bytes == weights_bytes(folder) == (folder / "model.onnx").stat().st_size
     assert timings.models["kd"].parameters == models["kd"].model.num_parameters()
     if sys.platform == "linux":

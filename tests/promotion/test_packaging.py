@@ -5,18 +5,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_teacher
+from tiny import LABELS, write_teacher
 from tiny_language import tiny_causal, tiny_masked, tiny_tokenizer
 
+from stillhouse.compression.base import Subject
+from stillhouse.compression.quantize import Quantization
 from stillhouse.contract import ConfigurationError, IntegrityError, StillhouseError
-from stillhouse.models.folders import save_model
+from stillhouse.models.folders import load_model, load_tokenizer, save_model
 from stillhouse.promotion.loadback import load_back
-from stillhouse.promotion.packaging import check_package, check_plain, package_model, task_of
+from stillhouse.promotion.packaging import check_package, check_plain, form_of, package_model, task_of
 from stillhouse.promotion.signing import SIGNING_KEY, SigningKeys, generate_key, sign_model
-from stillhouse.recipe import Task
+from stillhouse.recipe import QuantizeStep, Task
 from stillhouse.store import FileStore, describe_tree, fetch_artifact, save_tree
 
 TASKS: tuple[Task, ...] = ("text-classification", "masked-lm", "causal-lm")
@@ -180,6 +184,66 @@ def test_nothing_is_loaded_from_a_package_that_is_refused(package: Path) -> None
         load_back(str(package))
 
 
+@pytest.fixture(scope="module", params=["int8", "int8-dynamic", "int4"])
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized")
+    write_teacher(folder / "plain", layers=1)
+    subject = Subject(
+        model=load_model(folder / "plain", task="text-classification", labels=LABELS),
+        tokenizer=load_tokenizer(folder / "plain"),
+        task="text-classification",
+        labels=LABELS,
+    )
+    Quantization(QuantizeStep(name="small", scheme=request.param)).write(subject, folder / "quantized")
+    return folder / "quantized"
+
+
+def test_a_quantized_model_loads_as_its_users_load_it_and_stays_quantized(quantized: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    package = tmp_path / "package"
+    package_model(quantized, package, model_id="m-1")
+    check_package(package)
+    assert form_of(quantized) == "quantized"
+    assert [line.partition("==")[0] for line in (package / "requirements.txt").read_text().splitlines()] == [
+        *("torch", "transformers", "safetensors", "torchao")
+    ]
+    assert load_back(str(package))["label"] in LABELS
+    loaded = mlflow.transformers.load_model(str(package)).model
+    weight = loaded.bert.encoder.layer[0].intermediate.dense.weight
+    assert type(weight).__module__.startswith("torchao")
+    ids = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
+    expected = load_model(quantized, task="text-classification", labels=LABELS)(**ids).logits
+    torch.testing.assert_close(loaded(**ids).logits, expected)
+
+
+def change_config(package: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = package / "model" / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "quantized by bitsandbytes"),
+        ({"quant_method": None}, "quantized by None"),
+        ("gptq", "quantized by gptq"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "quantize_", "_data": {}}}}, "type quantize_"),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "PerRow", "_data": [{"_type": 1}]}}},
+            "type None",
+        ),
+    ],
+)
+def test_weights_that_are_quantized_in_another_way_are_refused(package: Path, settings: object, reason: str) -> None:
+    change_config(package, lambda config: config.update(quantization_config=settings))
+    for refuse, folder in ((check_package, package), (check_plain, package / "model")):
+        with pytest.raises(IntegrityError, match=reason):
+            refuse(folder)
+
+
 def test_what_mlflow_adds_to_downloads_is_no_harm(package: Path) -> None:
     append("registered_model_meta", "model_name: x")(package)
     check_package(package)
@@ -190,7 +254,7 @@ def test_a_folder_of_no_known_task_is_not_packaged(tmp_path: Path, architectures
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"architectures": architectures}))
-    with pytest.raises(IntegrityError, match=r"config\.json is missing|no classifier and no language model"):
+    with pytest.raises(IntegrityError, match=r"config\.json names no|no classifier and no language model"):
         package_model(folder, tmp_path / "package", model_id="m-1")
 
 

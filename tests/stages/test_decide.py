@@ -55,7 +55,7 @@ class Decided:
             "history-kd": make_history("ce", "kd"),
         } | reports
         inputs = {name: save_bytes(store, f"{name}.json", pretty_json(report)) for name, report in given.items()}
-        inputs |= {name: save_bytes(store, name, name.encode()) for name in ("model", "docs", "data-train")}
+        inputs |= {name: save_bytes(store, name, name.encode()) for name in ("kd", "docs", "data-train")}
         if "synthesis" in given:
             inputs["data-curated"] = save_bytes(store, "curated", b"rows")
         inputs["records"] = save_file(store, "records.parquet", root / "records.parquet")

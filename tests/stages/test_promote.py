@@ -11,6 +11,7 @@ import pytest
 from stillhouse.contract import Decision, NotPermitted, StageRequest, TermsReport, pretty_json
 from stillhouse.recipe import load_recipe
 from stillhouse.stages import StageContext, promote
+from stillhouse.stages.origin import GIT_SHA, version_tags
 from stillhouse.store import FileStore, save_bytes
 from stillhouse.teacher.terms import load_terms, terms_report
 
@@ -50,7 +51,7 @@ def asked(workflow: Path, tmp_path: Path) -> Run:
             task_id="promote",
             recipe=recipe.model_dump(mode="json"),
             parameters={"approval": approval},
-            inputs={"decision": decision, "model": other, "model-card": other, "train": other, "terms": terms},
+            inputs={"decision": decision, "kd": other, "model-card": other, "train": other, "terms": terms},
             store=store.root,
             tracking_uri="http://127.0.0.1:9",
         )
@@ -94,7 +95,7 @@ def test_the_ledger_learns_who_approved_and_who_triggered() -> None:
 def test_a_version_says_where_it_comes_from(asked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     context = asked(None, "auto")
     terms = TermsReport.model_validate_json(context.input("terms").read_bytes())
-    tags = promote._tags(context, DECISION, terms)
+    tags = version_tags(context, DECISION, terms)
     assert tags["stillhouse.decision_sha256"] == DECISION.digest
     assert tags["stillhouse.train_sha256"] == context.request.inputs["train"].sha256
     assert tags["stillhouse.teacher_licence"] == context.recipe.teacher.licence
@@ -103,5 +104,5 @@ def test_a_version_says_where_it_comes_from(asked: Run, monkeypatch: pytest.Monk
     assert tags["stillhouse.teacher.teacher"] == "teacher"
     assert tags["stillhouse.terms_sha256"] == context.request.inputs["terms"].sha256
     assert "sha256 " in tags["stillhouse.code"]
-    monkeypatch.setenv(promote.GIT_SHA, "abc123")
-    assert promote._tags(context, DECISION, terms)["stillhouse.code"].endswith("git abc123")
+    monkeypatch.setenv(GIT_SHA, "abc123")
+    assert version_tags(context, DECISION, terms)["stillhouse.code"].endswith("git abc123")

@@ -213,3 +213,17 @@ def test_adapters_change_nothing_at_first_and_are_merged_exactly(kind: str, teac
     merged = merge_lora(adapted)
     assert type(merged) is type(model)
     torch.testing.assert_close(logits(merged), changed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config", [StudentConfig(layers=1, layer_map="lower"), StudentConfig(architecture={"num_hidden_layers": 1})]
+)
+def test_a_student_stops_writing_where_its_teacher_stops(config: StudentConfig, tmp_path: Path) -> None:
+    teacher = tiny_causal(layers=2)
+    teacher.generation_config.eos_token_id = [3, 7]
+
+    student = initialise(config, teacher=teacher, sample=[[5, 6, 7]]).model
+
+    assert student.generation_config.eos_token_id == [3, 7]
+    save_model(student, tiny_tokenizer(), tmp_path / "student")
+    assert load_model(tmp_path / "student", task="causal-lm").generation_config.eos_token_id == [3, 7]

@@ -48,8 +48,6 @@ class DepthPruning:
         config = StudentConfig(layers=next_size(before, self._goal, rounds - turn + 1), layer_map="block-influence")
         layers = layer_map(before, config, block_influence(model, calibration.ids))
         shallow = keep_layers(model, layers).to(model.device)
-        if model.can_generate():
-            shallow.generation_config = copy.deepcopy(model.generation_config)
         return Cut(
             subject=replace(subject, model=shallow),
             did=f"kept {len(layers)} of {before} layers by block influence: {', '.join(map(str, layers))}",

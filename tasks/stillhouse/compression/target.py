@@ -12,17 +12,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.compression.base import Calibration
 from stillhouse.contract import ConfigurationError
+from stillhouse.models import count_parameters
 from stillhouse.recipe.compression import Target
 
 WARM_UP_PASSES = 3
 TIMED_PASSES = 15
 
 _NAMES = {"parameters": "of the parameters", "bytes": "of the bytes", "latency": "of the latency"}
-
-
-def parameters(model: PreTrainedModel) -> int:
-    """Return the number of weights; those that are tied count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def num_bytes(model: PreTrainedModel) -> int:
@@ -33,7 +29,7 @@ def num_bytes(model: PreTrainedModel) -> int:
 
 def relative_size(model: PreTrainedModel, config: PretrainedConfig, measure: Literal["parameters", "bytes"]) -> float:
     """Return the size of a model of the same class with another config, as a share of the model's own."""
-    size = parameters if measure == "parameters" else num_bytes
+    size = count_parameters if measure == "parameters" else num_bytes
     return size(_candidate(model, config, "meta")) / size(model)
 
 

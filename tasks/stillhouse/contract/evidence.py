@@ -101,7 +101,7 @@ class Decision(Config):
 class Promotion(Config):
     """What a promotion did, as read back from the registry."""
 
-    schema_id: Literal["stillhouse/promotion/1"] = "stillhouse/promotion/1"
+    schema_id: Literal["stillhouse/promotion/2"] = "stillhouse/promotion/2"
     model: str
     """Name of the registered model."""
     version: int = Field(ge=1)
@@ -115,3 +115,5 @@ class Promotion(Config):
     """Digest of the ledger's entry."""
     already_champion: bool
     """The model was champion before this was asked for; nothing was appended."""
+    variants: dict[str, int] = {}
+    """Versions of the same model in other forms, by the step of the compression chain that made them."""

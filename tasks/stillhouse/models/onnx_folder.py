@@ -144,7 +144,7 @@ def count_parameters(model: PreTrainedModel | OnnxClassifier) -> int:
 
 def _parse(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         return onnx.load(path, load_external_data=False)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stillhouse.contract import StillhouseError, TryAgain
-from stillhouse.promotion.packaging import MODEL_FOLDER, SIGNATURE_FILE, check_package, task_of
+from stillhouse.promotion.packaging import MODEL_FOLDER, PIPELINES, SIGNATURE_FILE, check_package, form_of, task_of
 from stillhouse.promotion.signing import verify_signature
 from stillhouse.recipe import Task
 from stillhouse.store import describe_tree
@@ -38,8 +38,6 @@ def load_back(uri: str, public_pem: bytes | None = None) -> dict[str, Any]:
         IntegrityError: The package holds more than data, or its signature is missing or wrong.
         ValueError: The model says nothing of use.
     """
-    import mlflow.transformers
-
     with TemporaryDirectory() as private:
         package = _download(uri, Path(private))
         check_package(package)
@@ -47,8 +45,7 @@ def load_back(uri: str, public_pem: bytes | None = None) -> dict[str, Any]:
             verify_signature(package / MODEL_FOLDER, package / SIGNATURE_FILE, public_pem)
         sha256 = describe_tree(package / MODEL_FOLDER).sha256
         task = task_of(package / MODEL_FOLDER)
-        pipeline = mlflow.transformers.load_model(str(package))
-        return {"sha256": sha256, "task": task, **_PROOFS[task](pipeline)}
+        return {"sha256": sha256, "task": task, **_prove(package, task)}
 
 
 def _download(uri: str, folder: Path) -> Path:
@@ -61,6 +58,51 @@ def _download(uri: str, folder: Path) -> Path:
     except (MlflowException, RequestException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise TryAgain(f"{uri} can't be downloaded: {reason}") from error
+
+
+def _prove(package: Path, task: Task) -> dict[str, Any]:
+    match form_of(package / MODEL_FOLDER):
+        case "onnx":
+            return _classify_by_onnx(package)
+        case "low-rank":
+            return _PROOFS[task](_own_pipeline(package / MODEL_FOLDER, task))
+    import mlflow.transformers
+
+    return _PROOFS[task](mlflow.transformers.load_model(str(package)))
+
+
+def _own_pipeline(folder: Path, task: Task) -> Any:
+    """Return what transformers makes of a model that only Stillhouse reads."""
+    from transformers import pipeline
+
+    from stillhouse.models import load_model, load_tokenizer
+
+    model = load_model(folder, task=task, labels=_labels(folder))
+    return pipeline(PIPELINES[task].task, model=model, tokenizer=load_tokenizer(folder))
+
+
+def _classify_by_onnx(package: Path) -> dict[str, Any]:
+    import mlflow.onnx
+    import torch
+
+    from stillhouse.models import load_model, load_tokenizer, predict
+
+    mlflow.onnx.load_model(str(package))
+    folder = package / MODEL_FOLDER
+    labels = _labels(folder)
+    model = load_model(folder, task="text-classification", labels=labels)
+    tokenizer = load_tokenizer(folder)
+    logits_NC = predict(model, tokenizer, [TEXT], batch_size=1, max_tokens=len(tokenizer(TEXT)["input_ids"])).logits_NC
+    probabilities_C = torch.from_numpy(logits_NC[0]).softmax(dim=0)
+    best = int(probabilities_C.argmax())
+    return {"label": labels[best], "score": float(probabilities_C[best]), "labels": labels}
+
+
+def _labels(folder: Path) -> list[str]:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return [config.id2label[index] for index in sorted(config.id2label)]
 
 
 def _classify(classifier: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from stillhouse.promotion.packaging import MODEL_FOLDER, SIGNATURE_FILE, check_p
 from stillhouse.promotion.production import COPIED_FROM_TAG
 from stillhouse.promotion.registry import DIGEST_TAG, SIGNATURE_TAG, UNSIGNED, Registry, split_model_uri
 from stillhouse.promotion.signing import verify_signature
+from stillhouse.promotion.variants import VARIANT_OF_TAG
 from stillhouse.store import ObjectStore, describe_tree
 from stillhouse.store.trees import MANIFEST, check_same_files, parse_manifest
 
@@ -135,7 +136,7 @@ def _check_files(model: _Model) -> tuple[bool, str]:
         check_plain(model.folder)
     else:
         check_package(model.package)
-    return True, "safetensors and settings; nothing that runs"
+    return True, "weights and settings; nothing that runs"
 
 
 def _check_manifest(model: _Model) -> tuple[bool | None, str]:
@@ -174,13 +175,15 @@ def _check_ledger(model: _Model, store: ObjectStore) -> tuple[bool | None, str]:
     name = split_model_uri(origin)[0] if origin else model.name
     history = Ledger(store, name).verify()
     sha256 = model.tags.get(DIGEST_TAG)
-    actions = [action for action in history.actions if action.artifact.sha256 == sha256]
+    promoted = model.tags.get(VARIANT_OF_TAG, sha256)
+    actions = [action for action in history.actions if action.artifact.sha256 == promoted]
     if not actions:
-        raise IntegrityError(f"the ledger of {name} holds no promotion of this model")
+        raise IntegrityError(f"the ledger of {name} holds no promotion of this model, or of what it is a variant of")
     head = history.head
     if model.alias == "champion" and head is not None and head.artifact.sha256 != sha256:
         raise IntegrityError(f"by the ledger of {name}, version {head.registered_version} is champion")
-    return True, f"{actions[-1].action} in entry {actions[-1].sequence} of {name}, chain intact"
+    variant = "as a variant: " if promoted != sha256 else ""
+    return True, f"{variant}{actions[-1].action} in entry {actions[-1].sequence} of {name}, chain intact"
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -174,8 +174,8 @@ class QuantizeStep(HealedStep):
     form: ClassVar[Form] = "quantized"
     kind: Literal["quantize"] = "quantize"
     scheme: Scheme = "int8"
-    """``int8`` and ``int4`` round weights only; ``int8-dynamic`` also rounds activations, by their range at each call. On
-    a CPU an ``int4`` weight takes a byte too, and shows only what it would cost."""
+    """``int8`` and ``int4`` round weights only; ``int8-dynamic`` also rounds activations, by their range at each call.
+    On a CPU an ``int4`` weight takes a byte too: it shows only what it would cost."""
 
 
 class ExportStep(Step):

@@ -218,7 +218,7 @@ CATALOG: dict[StageName, StageSpec] = {
                 "data.ood",
                 "data.perturbations",
             ),
-            code=("models", "evaluation", "data.frozen", "stages.chain"),
+            code=("models", "evaluation", "data.frozen", "stages.chain", "stages.interview"),
             distributions=(*_TORCH, "torchao", "onnxruntime", "scipy", "pyarrow", "lm-eval"),
             sources=_evaluate_sources,
         ),
@@ -246,7 +246,7 @@ CATALOG: dict[StageName, StageSpec] = {
         StageSpec(
             name="promote",
             reads=_reads("promotion", "data", "teacher"),
-            code=("promotion", "tracking", "models", "stages.chain"),
+            code=("promotion", "tracking", "models", "stages.chain", "stages.origin"),
             distributions=("mlflow",),
             reusable=False,
         ),

@@ -3,36 +3,23 @@
 Outputs: ``promotion`` (JSON). Runs every time and finds for itself what is done already.
 """
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from stillhouse import __version__
-from stillhouse.contract import (
-    ConfigurationError,
-    Decision,
-    NotPermitted,
-    TermsReport,
-    canonical_json,
-    code_version,
-    pretty_json,
-)
-from stillhouse.contract.keys import PACKAGE_ROOT
+from stillhouse.contract import ConfigurationError, Decision, NotPermitted, TermsReport, pretty_json
 from stillhouse.promotion.ledger import Approval, Ledger
-from stillhouse.promotion.lineage import LICENCE_TAG, SOURCE_TAG, teacher_tags
 from stillhouse.promotion.promote import PromotionRequest, promote_model
 from stillhouse.promotion.registry import Registry
 from stillhouse.promotion.signing import SigningKeys
-from stillhouse.stages.chain import model_input
+from stillhouse.promotion.variants import Variant, register_variants
+from stillhouse.stages.chain import model_input, read_chain
 from stillhouse.stages.context import StageContext, StageOutcome
-
-GIT_SHA = "STILLHOUSE_GIT_SHA"
-"""Environment variable by which an image says what it was built from."""
+from stillhouse.stages.origin import version_tags
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Register the student, load it back, write the ledger, move the aliases.
+    """Register the student, load it back, write the ledger, move the aliases; then register its variants.
 
     Raises:
         NotPermitted: The verdict is not to promote, or the approval is missing or for another decision.
@@ -44,7 +31,8 @@ def run(context: StageContext) -> StageOutcome:
         raise ConfigurationError("promotion needs an MLflow server: set MLFLOW_TRACKING_URI")
     decision = Decision.model_validate_json(context.input("decision").read_bytes())
     terms = TermsReport.model_validate_json(context.input("terms").read_bytes())
-    candidate = model_input(decision.candidate)
+    candidate, tags = model_input(decision.candidate), version_tags(context, decision, terms)
+    registry = Registry(request.tracking_uri, SigningKeys.from_environment())
     promotion = promote_model(
         PromotionRequest(
             model=recipe.promotion.model,
@@ -54,50 +42,39 @@ def run(context: StageContext) -> StageOutcome:
             approval=_approval(request.parameters.get("approval"), recipe.promotion.approval, decision),
             run_id=request.run_id,
             mlflow_run_id=context.mlflow_run_id,
-            tags=_tags(context, decision, terms),
+            tags=tags,
             teachers=terms.teachers,
             production=recipe.promotion.production,
             card=context.input("model-card").read_text(encoding="utf-8"),
         ),
         ledger=Ledger(context.store, recipe.promotion.model),
-        registry=Registry(request.tracking_uri, SigningKeys.from_environment()),
+        registry=registry,
     )
+    variants = register_variants(
+        registry,
+        recipe.promotion.model,
+        _variants(context),
+        champion_sha256=promotion.model_sha256,
+        tags=tags,
+        mlflow_run_id=context.mlflow_run_id,
+    )
+    promotion = promotion.model_copy(update={"variants": variants})
     context.save_bytes("promotion", pretty_json(promotion), ".json")
     done = "already is" if promotion.already_champion else "is now"
+    beside = "".join(f"; {name} is version {version}" for name, version in variants.items())
     return StageOutcome(
-        summary=f"models:/{promotion.model}@champion {done} version {promotion.version}",
+        summary=f"models:/{promotion.model}@champion {done} version {promotion.version}{beside}",
         metrics={"version": float(promotion.version), "ledger_sequence": float(promotion.ledger_sequence)},
     )
 
 
-def _tags(context: StageContext, decision: Decision, terms: TermsReport) -> dict[str, str]:
-    """Return where the version comes from: run, evidence, data, teachers, licences and code."""
-    recipe, request = context.recipe, context.request
-    inputs = {f"stillhouse.{name}_sha256": artifact.sha256 for name, artifact in request.inputs.items()}
-    teacher = recipe.teacher.source or {"kind": "api", "title": recipe.teacher.title}
-    return (
-        inputs
-        | teacher_tags(terms)
-        | {
-            "stillhouse.recipe": recipe.name,
-            "stillhouse.run_id": request.run_id,
-            "stillhouse.decision_sha256": decision.digest,
-            "stillhouse.policy": f"{decision.policy} {decision.policy_sha256}",
-            "stillhouse.evidence_sha256": decision.evidence_sha256,
-            SOURCE_TAG: canonical_json(teacher).decode(),
-            LICENCE_TAG: recipe.teacher.licence,
-            "stillhouse.data_licence": recipe.data.train.licence,
-            "stillhouse.code": _code(),
-        }
-    )
-
-
-def _code() -> str:
-    """Name the code that promotes: by commit where the image or its builder says which, else by its bytes."""
-    commit = os.environ.get(GIT_SHA)
-    rooms = sorted(path.parent.name for path in PACKAGE_ROOT.glob("*/__init__.py"))
-    code = f"git {commit}" if commit else f"sha256 {code_version(tuple(rooms), ())}"
-    return f"stillhouse {__version__}, {code}"
+def _variants(context: StageContext) -> list[Variant]:
+    """Return the kept models of the compression chain that no alias can point to."""
+    found = []
+    for step in read_chain(context.request.inputs).variants:
+        name = model_input(step.name)
+        found.append(Variant(step=step, artifact=context.request.inputs[name], folder=context.input(name)))
+    return found
 
 
 def _approval(

@@ -94,6 +94,7 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
             weights[f"{prefix}{new_index[int(index)]}.{rest}"] = tensor
     student.load_state_dict(weights)
     student.tie_weights()
+    _keep_endings(student, model)
     return student.to(model.dtype).eval()
 
 
@@ -129,10 +130,18 @@ def _random(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return type(origin)(changed).eval()
+            student = type(origin)(changed).eval()
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(f"student.architecture is refused ({reason}); correct it") from error
+    _keep_endings(student, origin)
+    return student
+
+
+def _keep_endings(student: PreTrainedModel, origin: PreTrainedModel) -> None:
+    """Let a student that writes stop where its origin stops: these tokens may stand beside the model's config alone."""
+    if origin.can_generate():
+        student.generation_config = copy.deepcopy(origin.generation_config)
 
 
 def _size(student: PreTrainedModel, teacher: PreTrainedModel | None) -> str:
