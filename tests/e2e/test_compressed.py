@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import digests, results, run_command, run_in_process, task_states
+from mlflow import MlflowClient
+from runs import TAKES_MINUTES, digests, results, run_command, run_in_process, task_states
+from servers import mlflow_server
 from tiny import write_workflow
 
-from stillhouse.contract import Decision, EvaluationSummary, ExitCode, StageResult, StepReport
+from stillhouse.contract import Decision, EvaluationSummary, ExitCode, Promotion, StageResult, StepReport
 from stillhouse.store import read_artifact
 
 pytestmark = pytest.mark.slow
@@ -123,3 +125,28 @@ def test_another_bound_repeats_that_step_and_none_before(finished: tuple[Path, P
     states = task_states(root)
     steps = {task: state for task, state in states.items() if task.startswith(("distill-", "compress-"))}
     assert [task for task, state in steps.items() if state != "reused"] == ["compress-onnx"]
+
+
+def test_integers_serve_as_the_champion_with_onnx_beside_them(tmp_path: Path) -> None:
+    for name in ("tiny", "mlflow"):
+        (tmp_path / name).mkdir()
+    steps = [CHAIN[-2], CHAIN[-1] | {"format": "onnx"}]
+    recipe = write_workflow(tmp_path / "tiny", compression=steps)
+    with mlflow_server(tmp_path / "mlflow") as server:
+        command = [*run_command(recipe, tmp_path), "--tracking", server.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TAKES_MINUTES)
+        assert done.returncode == ExitCode.OK, done.stderr
+        client = MlflowClient(server.url)
+        champion = client.get_model_version_by_alias("tiny-student", "champion")
+        versions = client.search_model_versions("name='tiny-student'")
+
+    (promoted,) = of_stage(tmp_path, "promote")
+    promotion = Promotion.model_validate_json(read_artifact(promoted.outputs["promotion"]))
+    (variant,) = [version for version in versions if version.version != champion.version]
+    models = {r.parameters["step"]: r.outputs["model"].sha256 for r in of_stage(tmp_path, "compress")}
+    assert promotion.variants == {"onnx": int(variant.version)}
+    assert champion.tags["stillhouse.model_sha256"] == models["int8"]
+    assert variant.tags["stillhouse.model_sha256"] == models["onnx"]
+    assert variant.tags["stillhouse.variant_of"] == models["int8"]
+    assert (variant.tags["stillhouse.variant"], variant.tags["stillhouse.form"]) == ("onnx", "onnx")
+    assert not variant.aliases

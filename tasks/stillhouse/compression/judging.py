@@ -96,7 +96,7 @@ def judge_step(
 
 def _verdict(step: CompressionStep, drop: Estimate, agreement: Estimate | None, *, unit: str) -> tuple[bool, str]:
     """Return whether the step stays, and why. An interval that straddles the bound keeps nothing."""
-    loss = f"loses {drop.value:+.4f} [{drop.low:+.4f}, {drop.high:+.4f}] of {unit}"
+    loss = f"{drop.value:z.4f} [{drop.low:z.4f}, {drop.high:z.4f}] of {unit} lost"
     if drop.low > step.max_drop:
         return False, f"{loss}, more than {step.max_drop:g}"
     if drop.high > step.max_drop:
