@@ -7,7 +7,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from stillhouse.contract import EvaluationSummary, Timings
+from stillhouse.contract import MODELS, EvaluationSummary, Timings
 from stillhouse.evaluation import SuiteInfo, read_records, summarise
 from stillhouse.evaluation.chain import chain_table
 from stillhouse.evaluation.phrases import interval, percent, percent_interval, signed
@@ -46,7 +46,7 @@ def _judged(records: object, summary: EvaluationSummary, recipe: Recipe, model: 
         config=recipe.evaluation.model_copy(update={"temperature_scaling": False}),
         suites=[SuiteInfo(name=s.name, kind=s.kind, items_sha256=s.items_sha256) for s in summary.suites],
         candidate=model,
-        steps=summary.models,
+        steps=[name for name in summary.models if name not in MODELS],
         labels=recipe.data.labels,
     )
 

@@ -79,9 +79,7 @@ class WidthPruning:
         per_group = anatomy.queries_per_group
         return Cut(
             subject=replace(subject, model=narrow),
-            did=f"kept {after.groups * per_group} of {before.groups * per_group} heads, "
-            f"{after.feed_forward} of {before.feed_forward} feed-forward channels and "
-            f"{after.hidden} of {before.hidden} hidden channels by their activations",
+            did=f"kept {_told(before, after, per_group)} by their activations",
         )
 
     def write(self, subject: Subject, folder: Path) -> None:
@@ -145,6 +143,16 @@ def _candidates(anatomy: Anatomy) -> list[Widths]:
             hidden = anatomy.hidden_of(groups)
         found.append(Widths(groups=groups, feed_forward=feed_forward, hidden=hidden))
     return found
+
+
+def _told(before: Widths, after: Widths, queries_per_group: int) -> str:
+    sizes = (
+        ("heads", queries_per_group * before.groups, queries_per_group * after.groups),
+        ("feed-forward channels", before.feed_forward, after.feed_forward),
+        ("hidden channels", before.hidden, after.hidden),
+    )
+    cut = [f"{now} of {then} {name}" for name, then, now in sizes if now < then]
+    return ", ".join(cut) or "all heads and channels"
 
 
 def _next_widths(anatomy: Anatomy, now: Widths, goal: Widths, left: int) -> Widths:

@@ -16,7 +16,7 @@ def chain_table(chain: Chain, summary: EvaluationSummary, timings: Timings, *, d
     """
     home = summary.suites[0]
     did = ("did",) if described else ()
-    columns = ("step", *did, "loss on validation", "outcome", phrases.metric_title(home.metric), "size", "latency p50")
+    columns = ("step", *did, "lost on validation", "outcome", phrases.metric_title(home.metric), "size", "latency p50")
     first = (model_cell(DISTILLED), *(Cell(text="the student as it was distilled") for _ in did), Cell(), Cell())
     is_first = summary.candidate == DISTILLED
     rows = [Row(cells=(*first, *_left(DISTILLED, summary, timings)), marked=is_first)]
@@ -37,7 +37,7 @@ def _origin(step: StepReport) -> str:
 
 
 def _outcome(step: StepReport) -> Cell:
-    return Cell(text="✓ kept" if step.kept else "✗ dropped", detail=step.reason, tone="pass" if step.kept else "fail")
+    return Cell(text="✓ kept" if step.kept else "✗ dropped", detail="" if step.kept else step.reason, tone="pass" if step.kept else "fail")
 
 
 def _left(name: str, summary: EvaluationSummary, timings: Timings) -> tuple[Cell, Cell, Cell]:

@@ -38,6 +38,10 @@ STAGE_DOCS: Mapping[StageName, str] = {
         "Trains one student. Arm `kd` learns from labels and teacher; arm `sft` is its control: same start, data, "
         "order and steps without the teacher's signal. Killed, it goes on from its last checkpoint."
     ),
+    "compress": (
+        "One step of the compression chain: makes the last good model smaller, lets it learn again where the recipe "
+        "says so, and compares the two on the validation set. A step that costs too much is dropped."
+    ),
     "evaluate": (
         "Scores teacher, students, the student before distillation and today's champion on the same frozen items, "
         "in-domain and out of domain. Every later figure is computed from these per-item records."
