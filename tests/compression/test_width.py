@@ -38,10 +38,9 @@ from transformers import (
 from stillhouse.compression.base import Calibration, Subject
 from stillhouse.compression.channels import Anatomy
 from stillhouse.compression.importance import measure_importance
-from stillhouse.compression.target import parameters
 from stillhouse.compression.width import WidthPruning
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import load_model
+from stillhouse.models import count_parameters, load_model
 from stillhouse.recipe.compression import HealConfig, WidthStep
 from stillhouse.training import fit
 
@@ -248,9 +247,9 @@ def test_rounds_leave_half_of_every_width_and_reach_the_target(kind: str, share:
         after = operation.cut(now, SAMPLE, turn=turn, rounds=rounds).subject
         if heals:
             assert all(a >= b / 2 for a, b in zip(widths(after.model), widths(now.model), strict=True))
-            assert parameters(after.model) >= parameters(now.model) / 2
+            assert count_parameters(after.model) >= count_parameters(now.model) / 2
         now = after
-    assert parameters(now.model) <= share * parameters(model)
+    assert count_parameters(now.model) <= share * count_parameters(model)
 
 
 def test_a_target_shrinks_all_widths_alike_and_no_more_than_needed() -> None:
@@ -260,7 +259,7 @@ def test_a_target_shrinks_all_widths_alike_and_no_more_than_needed() -> None:
     assert feed_forward % 8 == hidden % groups == 0
     shares = (groups / 8, feed_forward / 128, hidden / 64)
     assert max(shares) - min(shares) <= 1 / 8
-    assert 0.4 < parameters(narrow) / parameters(model) <= 0.5
+    assert 0.4 < count_parameters(narrow) / count_parameters(model) <= 0.5
 
 
 def test_named_sizes_take_several_rounds_if_the_model_learns_between_them() -> None:

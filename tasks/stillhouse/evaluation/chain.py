@@ -37,7 +37,9 @@ def _origin(step: StepReport) -> str:
 
 
 def _outcome(step: StepReport) -> Cell:
-    return Cell(text="✓ kept" if step.kept else "✗ dropped", detail="" if step.kept else step.reason, tone="pass" if step.kept else "fail")
+    if step.kept:
+        return Cell(text="✓ kept", tone="pass")
+    return Cell(text="✗ dropped", detail=step.reason, tone="fail")
 
 
 def _left(name: str, summary: EvaluationSummary, timings: Timings) -> tuple[Cell, Cell, Cell]:
