@@ -66,7 +66,8 @@ def make_records(
             answers_N = np.where(rank_N < accuracy[number], labels_N, (labels_N + 1) % num_labels)
             logits_NC = rng.normal(0, 0.1, (num_items, num_labels))
             logits_NC[np.arange(num_items), answers_N] += 1 + 2 * (1 - rank_N)
-            tables.append(score(model, suite.name, as_items(labels_N, suite.name), as_predictions(logits_NC)))
+            items = as_items(labels_N, suite.name)
+            tables.append(score(model, suite.name, items, as_predictions(logits_NC), seed=7))
     return pa.concat_tables(tables)
 
 

@@ -38,7 +38,7 @@ def digests(root: Path) -> dict[str, str]:
         for task, result in results(root).items()
         if result.stage not in acting
         for name, artifact in result.outputs.items()
-        if name not in ("timings", "report", "model-card")
+        if name not in ("timings", "latencies", "report", "model-card")
     }
 
 

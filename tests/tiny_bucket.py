@@ -11,7 +11,7 @@ from stillhouse.stages.records import read_result
 from stillhouse.store import open_store
 
 ACTING = ("promote", "announce")
-MOMENTARY = ("timings", "report", "model-card")
+MOMENTARY = ("timings", "latencies", "report", "model-card")
 """Outputs that hold how long something took."""
 
 

@@ -57,6 +57,26 @@ def test_groups_are_kept_where_there_are_any(tmp_path: Path, columns: tuple[str,
     assert loaded["group"][:] == ["g", "h"]
 
 
+@pytest.mark.parametrize("columns", [("label",), ("label", "group"), ("prompt",), ()])
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=9), TEXT, max_size=3))
+def test_slices_are_kept_in_their_order(
+    tmp_path_factory: pytest.TempPathFactory, columns: tuple[str, ...], slices: dict[str, str]
+) -> None:
+    path = tmp_path_factory.mktemp("frozen") / "set.parquet"
+    plain = {"id": ["a"], "text": ["x"], "label": [0], "group": ["g"], "prompt": ["p"]}
+    named = {f"slice:{name}": [value] for name, value in slices.items()}
+    freeze(pd.DataFrame(named | {name: plain[name] for name in ("id", "text", *columns)}), path)
+    loaded = load_frozen(path)
+    assert loaded.column_names == ["id", "text", *columns, *named]
+    assert {name: loaded[name][:] for name in named} == named
+
+
+def test_slices_are_strings(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "text": ["x"], "slice:year": [1999]}), tmp_path / "set.parquet")
+    with pytest.raises(DataRejected, match="not a frozen set"):
+        load_frozen(tmp_path / "set.parquet")
+
+
 def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.parquet"
     freeze(pd.DataFrame({"id": ["a"], "text": ["x"], "label": [0]}), path)

@@ -273,6 +273,23 @@ def test_prompted_rows_may_be_held_out_by_a_set_without_prompts(make_table: Make
     assert sum(len(tables[name]) for name in ("train", "validation", "test")) == 20
 
 
+def test_every_row_keeps_its_slices_wherever_it_goes(make_table: Make) -> None:
+    rows = [f"r{n},the {n % 35}th good film,{n % 35 % 3}" for n in range(40)]
+    train, _ = make_table(
+        "id,text,part\n" + "\n".join(rows), id_column="id", slice_columns=["part"], duplicates="drop", max_rows=30
+    )
+    data = {
+        "domain": "d",
+        "train": train,
+        "perturbations": [{"name": "loud", "kind": "case", "strength": 1}],
+        "contamination": {"threshold": 1.0},
+    }
+    tables = load_tables(DataConfig.model_validate(data), lambda source: Path(source.path))  # type: ignore[union-attr]
+    assert sum(len(tables[name]) for name in ("train", "validation", "test")) == 30
+    for frame in tables.values():
+        assert list(frame["slice:part"]) == [str(int(row[1:]) % 3) for row in frame["id"]]
+
+
 @given(label_counts, st.integers(1, 5), st.randoms())
 def test_rows_of_a_group_stay_together(counts: list[int], size: int, random: Any) -> None:
     frame = _frame(counts)

@@ -136,6 +136,37 @@ def test_a_critical_failure_names_rows_and_stops_the_run(table: str, rows: Rows,
     assert str(caught.value).startswith(message)
 
 
+def _sliced(num_slices: int, *, name: str = "test", column: str = "{genre}") -> ValidationReport:
+    tables = _tables(**{set_: _rows(set_, 60) for set_ in ("train", "test", "ood_web")})
+    for set_, frame in tables.frames.items():
+        values = num_slices if set_ == name else 1
+        frame[f"slice:{column}"] = [f"{SECRET}{min(row, values - 1)}" if values else "" for row in range(len(frame))]
+    table = TABLE | {"slice_columns": [column]}
+    return validate(tables, _config(fields={"train": table, "ood": [{"name": "web", "table": table}]}))
+
+
+@pytest.mark.parametrize("name", ["test", "ood-web"])
+def test_a_held_out_set_with_too_many_slices_is_refused_and_the_column_named(name: str) -> None:
+    with pytest.raises(DataRejected) as caught:
+        reject_if_critical(_sliced(51, name=name))
+    assert str(caught.value) == (
+        f"{name}: column '{{genre}}' has 51 distinct values, more than 50; "
+        "put them into bins or take the column out of slice_columns"
+    )
+
+
+@pytest.mark.parametrize(("num_slices", "name"), [(50, "test"), (0, "test"), (60, "train")])
+def test_few_slices_pass_and_those_of_train_do_not_count(num_slices: int, name: str) -> None:
+    report = _sliced(num_slices, name=name)
+    assert report.success
+    assert [check.table for check in report.checks if check.name.startswith("slices-")] == [
+        "validation",
+        "test",
+        "ood-web",
+    ]
+    assert SECRET not in pretty_json(report).decode()
+
+
 LONG = "{secret} tale of more than five words that somebody once told about {name}"
 
 

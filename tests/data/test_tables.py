@@ -88,6 +88,41 @@ def test_a_group_column_is_read_as_strings(make_table: Make) -> None:
     assert set(frame.columns) == {"id", "text", "label", "group"}
 
 
+@pytest.mark.parametrize(
+    ("format_", "content"),
+    [
+        ("csv", "text,label,genre,year\na,yes, drama ,07\nb,no,,1999\n"),
+        ("tsv", "text\tlabel\tgenre\tyear\na\tyes\tdrama\t07\nb\tno\t\t1999\n"),
+        (
+            "jsonl",
+            '{"text": "a", "label": "yes", "genre": "drama", "year": "07"}\n'
+            '{"text": "b", "label": "no", "year": 1999}\n',
+        ),
+    ],
+)
+def test_slices_are_read_as_they_are_written(make_table: Make, format_: str, content: str) -> None:
+    frame = read_table(*make_table(content, format_=format_, slice_columns=["year", "genre"]), LABELS, name="train")
+    assert list(frame.columns) == ["id", "text", "slice:year", "slice:genre", "label"]
+    assert list(frame["slice:year"]) == ["07", "1999"]
+    assert list(frame["slice:genre"]) == ["drama", ""]
+
+
+def test_slices_of_parquet_and_of_labelled_lines_are_read_too(tmp_path: Path, make_table: Make) -> None:
+    table, path = make_table(b"", format_="parquet", slice_columns=["year", "share"])
+    pq.write_table(pa.table({"label": ["yes", "no"], "text": ["a", "b"], "year": [7, None], "share": [0.5, 2.0]}), path)
+    frame = read_table(table, path, LABELS, name="train")
+    assert list(frame["slice:year"]) == ["7", ""]
+    assert list(frame["slice:share"]) == ["0.5", "2.0"]
+    lines = make_table("yes a\nno b\n", format_="labelled-lines", slice_columns=["label"])
+    assert list(read_table(*lines, LABELS, name="train")["slice:label"]) == ["yes", "no"]
+
+
+@pytest.mark.parametrize(("columns", "problem"), [(["a", "a"], "distinct"), (["a=b"], "pattern"), ([""], "pattern")])
+def test_slice_columns_are_distinct_names(make_table: Make, columns: list[str], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        make_table("text,label\n", slice_columns=columns)
+
+
 def _texts(made: tuple[Any, Path]) -> list[str]:
     return list(read_table(*made, (), name="train")["text"])
 
@@ -153,6 +188,9 @@ def test_a_broken_encoding_is_named_by_line(make_table: Make) -> None:
         ("text,label\nZebra,yes\n", {"id_column": "key"}, "no column 'key'"),
         ("text,label\nZebra,yes\n", {"group_column": "key"}, "no column 'key'"),
         ("text,label,key\nZebra,yes,\n", {"group_column": "key"}, "1 row without a group (row 0)"),
+        ("text,label\nZebra,yes\n", {"slice_columns": ["key"]}, "no column 'key'; correct the table's slice_columns"),
+        (f"text,label,key\na,yes,{'Zebra' * 13}\n", {"slice_columns": ["key"]}, "1 row with an unfit 'key' (row 0)"),
+        ('text,label,key\na,yes,"Ze\nbra"\n', {"slice_columns": ["key"]}, "1 row with an unfit 'key' (row 0)"),
         ("text,label,text\nZebra,yes,Zebra\n", {}, "2 columns 'text'"),
         ("text,label\nZebra,yes\nZebra,Zebra,yes\n", {}, "line 3 has 3 fields where the header has 2"),
         ("text,label\nZebra\n", {}, "line 2 has 1 fields"),

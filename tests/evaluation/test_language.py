@@ -47,7 +47,7 @@ def records_of(
     rows = Dataset.from_dict({"id": [f"i{n}" for n in range(count)]} | columns)
     documents = [document(name) for name in rows["id"]]
     return pa.concat_tables(
-        [score_language(model, suite, rows, documents, scores, answers) for model, scores in models.items()]
+        [score_language(model, suite, rows, documents, scores, answers, seed=7) for model, scores in models.items()]
     )
 
 
@@ -61,7 +61,7 @@ def test_pieces_of_a_text_are_added_up_and_a_text_without_targets_is_kept() -> N
     rows = Dataset.from_dict({"id": ["a", "b#1", "c"], "group": ["g", "g", "h"]})
     pieces = [document(name) for name in ("a", "a#1", "a#2", "b#1", "b#1#1")]
     scores = found([1, 2, 3, 4, 5], [0.5, 1.0, 2.0, 4.0, 8.0], truncated_N=np.asarray([False] * 4 + [True]))
-    table = score_language("kd", "stories", rows, pieces, scores).to_pydict()
+    table = score_language("kd", "stories", rows, pieces, scores, seed=7).to_pydict()
     assert table["item_id"] == ["a", "b#1", "c"]
     assert table["group"] == ["g", "g", "h"]
     assert table["targets"] == [6, 9, 0]
@@ -77,12 +77,32 @@ def test_items_stand_for_themselves_where_there_are_no_groups() -> None:
     assert table["group"].to_pylist() == table["item_id"].to_pylist()
 
 
+def test_a_record_names_its_slices_and_the_seed_of_the_run() -> None:
+    table = records_of({"kd": found([1, 2], [1.0, 2.0])}, **{"slice:genre": ["drama", ""]})
+    assert table["slices"].to_pylist() == [["genre=drama"], []]
+    assert table["seed"].to_pylist() == [7, 7]
+
+
+def test_a_slice_has_the_loss_of_its_tokens_and_one_without_a_token_is_left_out() -> None:
+    targets = np.asarray([1, 3] * 20 + [0] * 20)
+    models = {name: found(targets, [size * n for n in targets.tolist()]) for name, size in (("teacher", 2), ("kd", 3))}
+    for losses in (models["teacher"].losses_N, models["kd"].losses_N):
+        losses[20:40] *= 1.5
+    columns = {"slice:part": ["one"] * 20 + ["two"] * 20 + ["none"] * 20}
+    suites = [SuiteInfo(name="stories", kind="in-domain", items_sha256="0" * 64)]
+    home = summarise(records_of(models, **columns), config=EvaluationConfig(resamples=200), suites=suites).suites[0]
+    slices = home.models["kd"].per_slice
+    assert {name: figure.value for name, figure in slices.items()} == {"part=one": 3.0, "part=two": 4.5}
+    assert home.models["teacher"].per_slice["part=two"].value == 3.0
+    assert {figure.n for figure in slices.values()} == {20}
+
+
 def test_scores_of_other_items_are_refused() -> None:
     rows = Dataset.from_dict({"id": ["a"]})
     with pytest.raises(DataRejected, match="model kd on suite stories: scores and items differ in number"):
-        score_language("kd", "stories", rows, [document("a")], found([1, 2], [1.0, 1.0]))
+        score_language("kd", "stories", rows, [document("a")], found([1, 2], [1.0, 1.0]), seed=7)
     with pytest.raises(DataRejected, match="1 documents belong to none of its items"):
-        score_language("kd", "stories", rows, [document("b")], found([1], [1.0]))
+        score_language("kd", "stories", rows, [document("b")], found([1], [1.0]), seed=7)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -97,7 +117,8 @@ def test_figures_of_a_real_model_come_back_from_its_records(tmp_path: Path, mask
         name: likelihoods(make(seed=seed), tokenizer, documents, batch_size=8, max_tokens=9)
         for seed, name in enumerate(MODELS)
     }
-    write_records([score_language(name, "stories", rows, documents, s) for name, s in scores.items()], tmp_path / "r")
+    tables = [score_language(name, "stories", rows, documents, s, seed=7) for name, s in scores.items()]
+    write_records(tables, tmp_path / "r")
     records = read_records(tmp_path / "r")
     blocks = read_blocks(records, "stories", MODELS, CONFIG)
     assert blocks.metric == "nll"

@@ -348,6 +348,60 @@ def test_flips_count_both_ways_and_add_up_to_the_difference() -> None:
         assert comparison.flips_lost.low < comparison.flips_lost.value < comparison.flips_lost.high
 
 
+def with_slices(records: pa.Table, slices: dict[str, int]) -> pa.Table:
+    """Put the first items of every suite, by number, into slices of these sizes."""
+    numbers = [int("".join(c for c in item if c.isdigit())) for item in records["item_id"].to_pylist()]
+    return replaced(records, "slices", [[name for name, n in slices.items() if number < n] for number in numbers])
+
+
+def only(records: pa.Table, name: str) -> pa.Table:
+    return records.filter(pa.array([name in slices for slices in records["slices"].to_pylist()]))
+
+
+@pytest.mark.parametrize("groups", [None, 60])
+def test_a_slice_has_the_figures_that_its_items_have_alone(groups: int | None) -> None:
+    records = with_slices(make_records(num_items=300), {"a=1": 300, "a=2": 90, "b=1": 10, "b=2": 9})
+    records = with_groups(records, groups) if groups else records
+    summary, alone = summary_of(records), summary_of(only(records, "a=2"))
+    for suite, alone_suite in zip(summary.suites, alone.suites, strict=True):
+        for model, scores in suite.models.items():
+            assert list(scores.per_slice) == ["a=1", "a=2", "b=1"]
+            whole, part, expected = scores.per_slice["a=1"], scores.per_slice["a=2"], alone_suite.score(model)
+            assert expected is not None
+            assert (part.value, part.n) == (expected.value, 90)
+            # Resamples of a slice are drawn anew, 400 of them here.
+            tolerance = {"abs": 1e-9} if groups is None else {"abs": 0.06}
+            assert (part.low, part.high) == pytest.approx((expected.low, expected.high), **tolerance)
+            assert part.standard_error == pytest.approx(expected.standard_error, rel=1e-9 if groups is None else 0.2)
+            own = suite.score(model)
+            assert own is not None
+            assert (whole.value, whole.n) == (own.value, 300)
+
+
+def test_items_of_one_source_count_as_one_in_a_slice_too() -> None:
+    records = grouped_records()
+    sliced = replaced(records, "slices", [["a=1"]] * records.num_rows)
+    suite = summary_of(sliced).suites[0]
+    for scores in suite.models.values():
+        assert scores.per_slice["a=1"].standard_error == pytest.approx(
+            scores.metrics["accuracy"].standard_error, rel=0.15
+        )
+
+
+def test_a_slice_of_a_single_source_is_left_out() -> None:
+    records = with_groups(make_records(num_items=60), 3)
+    slices = [[f"source={group}", "all=1"] for group in records["group"].to_pylist()]
+    suite = summary_of(replaced(records, "slices", slices)).suites[0]
+    assert all(list(scores.per_slice) == ["all=1"] for scores in suite.models.values())
+
+
+def test_models_that_disagree_about_slices_are_refused() -> None:
+    records = with_slices(make_records(num_items=20), {"a=1": 15})
+    slices = [*records["slices"].to_pylist()[:-1], ["a=1"]]
+    with pytest.raises(DataRejected, match="model start on suite tweets: some slices differ"):
+        summary_of(replaced(records, "slices", slices))
+
+
 MANY = settings(max_examples=15, deadline=None)
 QUICK = EvaluationConfig(resamples=100)
 SEEDS = st.integers(0, 2**16)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import LABELS, write_teacher
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.contract import ConfigurationError, StageBug
 from stillhouse.evaluation.footprint import peak_memory
-from stillhouse.evaluation.timing import Timed, measure, weights_bytes
+from stillhouse.evaluation.timing import LATENCY_SCHEMA, Timed, measure, weights_bytes
 from stillhouse.models import load_model, load_tokenizer
 from stillhouse.recipe import EvaluationConfig, Task
 
@@ -29,7 +30,15 @@ def test_sizes_and_speeds_of_two_models_are_measured(tmp_path: Path) -> None:
         name: timed(write_teacher(tmp_path / name, layers=layers), "text-classification")
         for name, layers in (("teacher", 4), ("kd", 1))
     }
-    timings = measure(models, TEXTS, task="text-classification", config=CONFIG, max_tokens=16, labels=LABELS)
+    found = measure(models, TEXTS, task="text-classification", config=CONFIG, max_tokens=16, labels=LABELS)
+    timings, latencies = found.timings, found.latencies
+    assert latencies.schema.equals(LATENCY_SCHEMA, check_metadata=True)
+    assert latencies["model"].to_pylist() == ["teacher"] * 10 + ["kd"] * 10
+    assert latencies["item"].to_pylist() == [*range(10)] * 2
+    for number, timing in enumerate(timings.models.values()):
+        its = latencies["milliseconds"].to_numpy()[10 * number :][:10]
+        assert timing.latency_p50_ms == pytest.approx(np.median(its), abs=0.002)
+        assert its.min() > 0
     assert list(timings.models) == ["teacher", "kd"]
     assert (timings.num_items, timings.device) == (10, "cpu")
     teacher, student = timings.models["teacher"], timings.models["kd"]
@@ -65,7 +74,7 @@ def test_language_models_are_timed_by_what_they_say_at_the_end_of_a_text(
     monkeypatch.setattr(
         model.model, "forward", lambda **inputs: calls.append(tuple(inputs["input_ids"].shape)) or forward(**inputs)
     )
-    timings = measure({"kd": model}, list(texts(20)["text"]), task=task, config=CONFIG, max_tokens=12)
+    timings = measure({"kd": model}, list(texts(20)["text"]), task=task, config=CONFIG, max_tokens=12).timings
     assert {rows for rows, _ in calls} == {1, 8, 4}
     assert max(tokens for _, tokens in calls) == 12
     assert timings.models["kd"].throughput > 0
@@ -83,7 +92,7 @@ def test_tied_weights_count_once(tmp_path: Path, tied: bool) -> None:
     model = timed(save(plain, tiny_tokenizer(), tmp_path), "causal-lm")
     table = plain.config.vocab_size * plain.config.hidden_size
     body = sum(p.numel() for p in plain.model.parameters()) - table
-    figures = measure({"kd": model}, TEXTS, task="causal-lm", config=CONFIG, max_tokens=16).models["kd"]
+    figures = measure({"kd": model}, TEXTS, task="causal-lm", config=CONFIG, max_tokens=16).timings.models["kd"]
     assert figures.parameters == body + table * (1 if tied else 2)
     assert 0 <= figures.num_bytes - 4 * figures.parameters < 4096
 
@@ -92,7 +101,7 @@ def test_bytes_are_those_on_disk_whatever_the_precision_in_memory(tmp_path: Path
     model: PreTrainedModel = tiny_causal().to(torch.bfloat16)
     loaded = timed(save(model, tiny_tokenizer(), tmp_path), "causal-lm")
     assert loaded.model.dtype == torch.float32
-    figures = measure({"kd": loaded}, TEXTS, task="causal-lm", config=CONFIG, max_tokens=16).models["kd"]
+    figures = measure({"kd": loaded}, TEXTS, task="causal-lm", config=CONFIG, max_tokens=16).timings.models["kd"]
     assert 0 <= figures.num_bytes - 2 * figures.parameters < 4096
 
 

@@ -190,6 +190,7 @@ ESTIMATES = {
     "excess_drop": 1,
     "lost": 1,
     "churn": 1,
+    "slice": -1,
 }
 """In which direction each figure gets worse."""
 
@@ -199,6 +200,7 @@ near_bounds = {
     "ece": st.floats(0.0, 0.2),
     "retention": st.floats(0.8, 1.0),
     "mean_retention": st.floats(0.8, 1.0),
+    "slice": st.floats(0.7, 1.0),
 }
 facts = st.builds(
     Facts,
@@ -270,11 +272,24 @@ def without_ratios(summary: EvaluationSummary) -> EvaluationSummary:
     return summary.model_copy(update={"retention": {}, "mean_retention": None, "excess_drops": {}})
 
 
+def without_slices(summary: EvaluationSummary) -> EvaluationSummary:
+    suites = tuple(
+        suite.model_copy(
+            update={"models": {m: s.model_copy(update={"per_slice": {}}) for m, s in suite.models.items()}}
+        )
+        for suite in summary.suites
+    )
+    return summary.model_copy(update={"suites": suites})
+
+
 def in_domain_only(summary: EvaluationSummary) -> EvaluationSummary:
     return summary.model_copy(update={"suites": summary.suites[:1]})
 
 
-@given(facts, own_rules, st.sampled_from([without_comparisons, without_figures, without_ratios, in_domain_only]))
+TAKEN = [without_comparisons, without_figures, without_ratios, without_slices, in_domain_only]
+
+
+@given(facts, own_rules, st.sampled_from(TAKEN))
 def test_evidence_that_is_taken_away_never_promotes(
     one: Facts, rule: str, take: Callable[[EvaluationSummary], EvaluationSummary]
 ) -> None:

@@ -42,6 +42,9 @@ OUTCOMES: list[tuple[str, dict[str, Any], str]] = [
     ("ood-drop", {"excess_drop": estimate(0.05, 0.02)}, "promote"),
     ("ood-drop", {"excess_drop": estimate(0.09, 0.02)}, "inconclusive"),
     ("ood-drop", {"excess_drop": estimate(0.12, 0.02)}, "reject"),
+    ("slices", {"slice": estimate(0.85, 0.02, 200)}, "promote"),
+    ("slices", {"slice": estimate(0.83, 0.02, 200)}, "inconclusive"),
+    ("slices", {"slice": estimate(0.77, 0.02, 200)}, "reject"),
     ("flips", {"lost": estimate(0.08, 0.02)}, "promote"),
     ("flips", {"lost": estimate(0.09, 0.02)}, "inconclusive"),
     ("flips", {"lost": estimate(0.11, 0.02)}, "reject"),
@@ -92,6 +95,8 @@ MISSING: list[tuple[str, dict[str, Any]]] = [
     ("beats-control", {"sft": None}),
     ("ood-drop", {"excess_drop": None}),
     ("ood-drop", {"suites": GOOD.suites[:1]}),
+    ("slices", {"slice": None}),
+    ("slices", {"slice": estimate(0.85, 0.02, 99)}),
     ("flips", {"lost": None}),
     ("churn", {"churn": None}),
     ("integrity", {"leakage": None}),
@@ -110,6 +115,7 @@ TEACHERS = {
     "mean-retention": RULES["mean-retention"],
     "teacher-gap": RULES["teacher-gap"],
     "ood-drop": RULES["ood-drop"],
+    "slices": RULES["slices"],
     "flips": RULES["flips"],
     "size": RULES["size"],
     "likeness": {"kind": "bound", "metric": "agreement", "at_least": 0.9},
@@ -177,7 +183,10 @@ def break_figures(summary: EvaluationSummary, bad: float) -> EvaluationSummary:
                     update={
                         "models": {
                             name: scores.model_copy(
-                                update={"metrics": {m: broken(e, bad) for m, e in scores.metrics.items()}}
+                                update={
+                                    "metrics": {m: broken(e, bad) for m, e in scores.metrics.items()},
+                                    "per_slice": {n: broken(e, bad) for n, e in scores.per_slice.items()},
+                                }
                             )
                             for name, scores in suite.models.items()
                         }
@@ -286,6 +295,47 @@ def test_every_suite_means_those_with_the_figure_and_fails_where_only_the_candid
     summary = GOOD.summary()
     assert judge(GOOD, rule, summary=with_f1(summary, {"kd", "teacher"})).verdict == "promote"
     assert judge(GOOD, rule, summary=with_f1(summary, {"teacher"})).verdict == "reject"
+
+
+def with_slices(models: dict[str, dict[str, Estimate]], metric: Any = "accuracy") -> EvaluationSummary:
+    """Return good evidence with these slices of the in-domain suite."""
+    summary = replace(GOOD, metric=metric).summary()
+    home = summary.suites[0]
+    scores = {m: s.model_copy(update={"per_slice": models.get(m, {})}) for m, s in home.models.items()}
+    return summary.model_copy(update={"suites": (home.model_copy(update={"models": scores}), *summary.suites[1:])})
+
+
+def test_the_worst_slice_decides_and_small_ones_are_counted_and_not_judged() -> None:
+    teacher = {name: estimate(0.9, 0.02, n) for name, n in {"a=1": 200, "a=2": 100, "a=3": 99}.items()}
+    mine = teacher | {"a=2": estimate(0.86, 0.02, 100), "a=3": estimate(0.5, 0.02, 99)}
+    rule, *_ = judge(GOOD, "slices", summary=with_slices({"kd": mine, "teacher": teacher})).rules
+    assert rule.outcome == "inconclusive"
+    asked = "at most 0.05 accuracy behind the teacher on every slice of movies with at least 100 items"
+    assert rule.requirement == asked
+    assert rule.value == mine["a=2"].minus(teacher["a=2"])
+    assert rule.reason.startswith("worst: a=2 −0.040 [−0.068, −0.012]: the interval [")
+    assert rule.reason.endswith("; of 2 slices 1 open, 1 pass; 1 smaller not judged; intervals are not paired")
+    failed = judge(GOOD, "slices", summary=with_slices({"kd": mine | {"a=1": estimate(0.7)}, "teacher": teacher}))
+    assert failed.rules[0].reason.startswith("worst: a=1 −0.200")
+
+
+def test_of_a_loss_less_is_better_on_a_slice_too() -> None:
+    low, high = ({"a=1": estimate(loss, 0.01, 200)} for loss in (3.0, 3.2))
+    assert judge(GOOD, "slices", summary=with_slices({"kd": low, "teacher": high}, "nll")).verdict == "promote"
+    assert judge(GOOD, "slices", summary=with_slices({"kd": high, "teacher": low}, "nll")).verdict == "reject"
+
+
+def test_a_slice_that_only_one_of_the_two_has_fails() -> None:
+    one, two = {"a=1": estimate(0.9)}, {"a=1": estimate(0.9), "a=2": estimate(0.9)}
+    for kd, teacher in ((one, two), (two, one)):
+        found, *_ = judge(GOOD, "slices", summary=with_slices({"kd": kd, "teacher": teacher})).rules
+        assert (found.outcome, found.reason) == ("fail", "the evidence lacks a model on a=2: evaluate again")
+
+
+def test_a_slice_whose_figure_is_no_number_fails() -> None:
+    broken = {"a=1": estimate(0.9), "a=2": estimate(0.9).model_copy(update={"low": float("nan")})}
+    summary = with_slices({"kd": broken, "teacher": {name: estimate(0.9) for name in broken}})
+    assert judge(GOOD, "slices", summary=summary).rules[0].reason.startswith("worst: a=2: the figure is not a number")
 
 
 def test_the_mean_names_the_worst_suite_and_needs_all() -> None:

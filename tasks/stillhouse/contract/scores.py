@@ -1,5 +1,6 @@
 """What an evaluation found: figures that never travel without their uncertainty. Recomputable from the records."""
 
+from math import hypot
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -78,6 +79,23 @@ class Estimate(Config):
         """Return the same figure with its sign turned."""
         return Estimate(value=-self.value, low=-self.high, high=-self.low, standard_error=self.standard_error, n=self.n)
 
+    def minus(self, other: "Estimate") -> "Estimate":
+        """Return the difference to another figure, of which nothing is known but its interval.
+
+        The distances to the bounds are added as squares, as if the two were independent (Newcombe 1998, method 10;
+        MOVER: Zou & Donner 2008). Of two models on the same items this is wider than a paired interval, as long as what
+        is hard for one is hard for the other.
+        """
+        value = self.value - other.value
+        # Rounded, so that the last bits of a mathematical library change no digest.
+        return Estimate(
+            value=round(value, 9),
+            low=round(value - hypot(self.value - self.low, other.high - other.value), 9),
+            high=round(value + hypot(self.high - self.value, other.value - other.low), 9),
+            standard_error=round(hypot(self.standard_error, other.standard_error), 9),
+            n=min(self.n, other.n),
+        )
+
 
 class ModelScores(Config):
     """One model on one suite."""
@@ -86,6 +104,9 @@ class ModelScores(Config):
     """What the suite's task has: see `METRICS`."""
     per_label: dict[str, Estimate] = {}
     """By label: the share of its items that are right (recall)."""
+    per_slice: dict[str, Estimate] = {}
+    """By slice, such as ``genre=drama``: the suite's own metric on the slice's items. Slices of few items, or all of
+    one source, are left out, and out-of-scope suites have none."""
     temperature: float | None = Field(default=None, gt=0)
     """That was fitted to validation data for ``ece_scaled``."""
     truncated: int = Field(ge=0)
@@ -144,7 +165,7 @@ class Comparison(Config):
 class EvaluationSummary(Config):
     """Everything that the gate and the report know about quality. Recomputable from the records."""
 
-    schema_id: Literal["stillhouse/evaluation/2"] = "stillhouse/evaluation/2"
+    schema_id: Literal["stillhouse/evaluation/3"] = "stillhouse/evaluation/3"
     confidence: float
     resamples: int
     candidate: str

@@ -12,9 +12,12 @@ import great_expectations.expectations as gxe
 
 from stillhouse.data.prepare import held_out_of, labels_of
 from stillhouse.recipe import ContaminationConfig, CoverageConfig, DataChecks, DataConfig
+from stillhouse.recipe.data import SLICE
 
 MAX_MIX_DISTANCE = 0.1
 """Between the mixes of scripts, or of languages, of train and reference; more of it is worth a warning."""
+MAX_SLICES = 50
+"""Distinct values of a column of slices: with more, each has few items, and the column is rather a measurement."""
 COVERAGE_ACTION = "add training data like data.coverage.reference, or correct the reference"
 
 
@@ -39,6 +42,10 @@ def build_checks(name: str, names: Collection[str], config: DataConfig) -> list[
         checks += _balance_checks(config) if name == "train" else []
     elif not config.labels and config.named_tables().get(name, config.train).prompt_column is not None:
         checks.append(_prompt_check())
+    # Models are judged by slice on held-out sets. A perturbed set has the slices of `test`.
+    if name in ("validation", "test") or name.startswith("ood-"):
+        table = config.named_tables().get(name, config.train)
+        checks += [_slice_check(column) for column in table.slice_columns]
     others = held_out_of(name, names)
     checks += [_leak_check(other) for other in others]
     return checks + [_near_check(other, config.contamination) for other in others if config.contamination]
@@ -158,6 +165,24 @@ def _prompt_check() -> Check:
         ),
         failure="{num_rows} without a prompt ({rows}); complete or remove them",
     )
+
+
+def _slice_check(column: str) -> Check:
+    return Check(
+        name=f"slices-{column}",
+        expectation=gxe.ExpectColumnUniqueValueCountToBeBetween(
+            column=SLICE + column,
+            max_value=MAX_SLICES,
+            description=f"Column '{column}' cuts the set into at most {MAX_SLICES} slices.",
+        ),
+        failure=f"column '{_braced(column)}' has {{observed}} distinct values, more than {MAX_SLICES}; put them into "
+        "bins or take the column out of slice_columns",
+    )
+
+
+def _braced(text: str) -> str:
+    """Keep braces through `str.format`."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _balance_checks(config: DataConfig) -> list[Check]:

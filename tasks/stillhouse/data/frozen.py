@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 
 from stillhouse.contract import DataRejected
+from stillhouse.recipe.data import SLICE
 
 LABELLED = Features({"id": Value("string"), "text": Value("string"), "label": Value("int64")})
 """Of classification tasks."""
@@ -24,19 +25,22 @@ WEIGHTED = Features(WRITTEN | {"weight": Value("float64")})
 COLUMN_SETS = tuple(
     Features(base | added) for base in (LABELLED, PROMPTED, PLAIN) for added in (Features(), GROUP, WRITTEN, WEIGHTED)
 )
+"""After them come the slices where there are any: strings, in columns ``slice:COLUMN``, empty without a value."""
 
 
 def freeze(frame: pd.DataFrame, path: Path) -> None:
     """Write a set to ``path``. Equal rows in equal order give equal bytes.
 
     Args:
-        frame: The columns of one of `COLUMN_SETS`, in any order.
+        frame: The columns of one of `COLUMN_SETS`, in any order, and any number of slices.
         path: A file in an existing folder; it is replaced.
 
     Raises:
         OSError: The file can't be written.
     """
-    features = next(features for features in COLUMN_SETS if set(features) == set(frame.columns))
+    slices = Features({name: Value("string") for name in frame.columns if name.startswith(SLICE)})
+    plain = set(frame.columns) - set(slices)
+    features = Features(next(features for features in COLUMN_SETS if set(features) == plain) | slices)
     table = pa.Table.from_pydict(frame[list(features)].to_dict("list"), schema=features.arrow_schema)
     pq.write_table(table, path)
 
@@ -52,9 +56,11 @@ def load_frozen(path: Path) -> Dataset:
         table = pq.read_table(path)
     except pa.ArrowInvalid:
         raise DataRejected(f"{path.name}: not a whole Parquet file; run the stage 'validate' again") from None
-    if Features.from_arrow_schema(table.schema) not in COLUMN_SETS:
+    features = Features.from_arrow_schema(table.schema)
+    plain = {name: kind for name, kind in features.items() if not name.startswith(SLICE) or kind != Value("string")}
+    if plain not in COLUMN_SETS:
         raise DataRejected(
-            f"{path.name}: not a frozen set of id, text, and label, prompt, group or teacher; run the stage "
-            "'validate' again"
+            f"{path.name}: not a frozen set of id, text, and label, prompt, group, teacher or slices; run the "
+            "stage 'validate' again"
         )
     return Dataset(table)

@@ -24,7 +24,8 @@ class Tables(Mapping[str, pd.DataFrame]):
     """The sets of a run: ``train``, ``validation``, ``test``, ``ood-NAME`` and ``perturbed-NAME``, in this order."""
 
     frames: dict[str, pd.DataFrame]
-    """Columns ``id``, ``text``, and ``label`` or ``prompt``, and ``group`` where there are any; see `read_table`."""
+    """Columns ``id``, ``text``, and ``label`` or ``prompt``, ``group`` and slices where there are any; see
+    `read_table`."""
     dropped: dict[str, Dropped]
     """By table of the recipe."""
     reference: pd.DataFrame | None = None

@@ -24,6 +24,7 @@ from stillhouse.data.report import (
 )
 from stillhouse.data.tables import name_rows, row_keys
 from stillhouse.recipe import DataConfig
+from stillhouse.recipe.data import SLICE
 
 RESULT_FORMAT = {
     "result_format": "COMPLETE",
@@ -98,7 +99,8 @@ def profile(name: str, tables: Mapping[str, pd.DataFrame], config: DataConfig) -
         equal for texts that differ only in case and white space, None without one; ``in_SET``, and ``near_SET`` unless
         ``config`` leaves contamination out, for every set that must not share a text with it. With labels also
         ``label`` and ``label_share``, the share of the set's rows with that label; with prompts ``prompt_characters``,
-        as ``characters``; of a perturbed set ``changed``, whether the text is not that of the test set.
+        as ``characters``; of a perturbed set ``changed``, whether the text is not that of the test set; for every
+        column of slices a digest of its values under the same name.
     """
     frame = tables[name]
     columns = {
@@ -113,6 +115,7 @@ def profile(name: str, tables: Mapping[str, pd.DataFrame], config: DataConfig) -
         columns["prompt_characters"] = _characters(frame["prompt"])
     if name.startswith("perturbed-"):
         columns["changed"] = (frame["text"] != tables["test"]["text"]).astype(float)
+    columns |= {column: frame[column].map(_digest) for column in map(str, frame) if column.startswith(SLICE)}
     others = {other: tables[other] for other in held_out_of(name, tables)}
     columns |= {f"in_{other}": shares_text(frame, rows) for other, rows in others.items()}
     if others and config.contamination:

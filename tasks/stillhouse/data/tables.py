@@ -1,4 +1,4 @@
-"""Tables of text: from a file of any supported format to ``id``, ``text``, ``label`` or ``prompt``, and ``group``."""
+"""Tables of text: from a file of any supported format to id, text, label or prompt, group and slices."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,11 +9,13 @@ import pandas as pd
 from stillhouse.contract import DataRejected
 from stillhouse.data.reading import read_columns
 from stillhouse.recipe import LabelRule, Table, TextRule
+from stillhouse.recipe.data import SLICE
 
 NAMED_ROWS = 5
 """Rows that a message lists before it says how many more there are."""
 
-MAX_ID_CHARACTERS = 64
+MAX_NAME_CHARACTERS = 64
+"""Of an id or a slice: both are shown to people."""
 
 
 def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) -> pd.DataFrame:
@@ -27,13 +29,13 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
 
     Returns:
         Columns ``id: str``, ``text: str`` (empty where the file has none), ``label: int64`` or, where the table has a
-        prompt column and no labels, ``prompt: str``, and ``group: str`` where it has a group column; rows in the file's
-        order.
+        prompt column and no labels, ``prompt: str``, ``group: str`` where it has a group column, and ``slice:COLUMN:
+        str`` for every column of slices, empty where a row has no value; rows in the file's order.
 
     Raises:
         DataRejected: The file is not of its format, lacks a column, has no rows, or a row without a group, with a
-            label outside the label set, or with a text that the text rule has no word for. The message names rows by
-            id, or by line where they have none yet, and never contains text.
+            label outside the label set, with a slice that is no short name, or with a text that the text rule has no
+            word for. The message names rows by id, or by line where they have none yet, and never contains text.
         ConfigurationError: The file can't be opened, or its encoding has no such name.
     """
     columns = read_columns(table, path, name=name)
@@ -47,6 +49,8 @@ def read_table(table: Table, path: Path, labels: Sequence[str], *, name: str) ->
         result["prompt"] = _texts(columns[table.prompt_column], ids, name, "prompt")
     if table.group_column is not None:
         result["group"] = _groups(columns[table.group_column], ids, name)
+    for column in table.slice_columns:
+        result[SLICE + column] = _slices(columns[column], ids, name, column)
     frame = pd.DataFrame(result, dtype=object)
     if labels:
         frame["label"] = label_indices(columns[table.label_column], table.label_rule, labels, ids=ids, name=name)
@@ -134,8 +138,9 @@ def name_rows(ids: Iterable[object]) -> str:
 
 
 def _require_columns(columns: pd.DataFrame, table: Table, name: str, *, labelled: bool) -> None:
-    for field in ("text_column", "label_column" if labelled else "prompt_column", "group_column", "id_column"):
-        column = getattr(table, field)
+    fields = ("text_column", "label_column" if labelled else "prompt_column", "group_column", "id_column")
+    named = [(field, getattr(table, field)) for field in fields]
+    for field, column in (*named, *(("slice_columns", column) for column in table.slice_columns)):
         count = int((columns.columns == column).sum())
         if column is not None and count != 1:
             problem = "no column" if count == 0 else f"{count} columns"
@@ -154,14 +159,23 @@ def _groups(values: pd.Series, ids: pd.Series, name: str) -> list[str]:
     return list(groups)
 
 
+def _slices(values: pd.Series, ids: pd.Series, name: str, column: str) -> list[str]:
+    """Return a column of slices. One that could hold texts is refused, since its values appear in reports."""
+    slices = values.map(lambda value: "" if _is_missing(value) else str(value).strip())
+    unfit = slices.map(lambda value: len(value) > MAX_NAME_CHARACTERS or not value.isprintable())
+    action = f"a slice has up to {MAX_NAME_CHARACTERS} printable characters; correct them or slice_columns"
+    _reject(unfit, ids, name, f"with an unfit '{column}'", action)
+    return list(slices)
+
+
 def _ids(columns: pd.DataFrame, id_column: str | None, name: str) -> pd.Series:
     """Return the rows' names. A column that could hold texts is refused, since names appear in messages."""
     if id_column is None:
         return pd.Series([str(number) for number in range(len(columns))], dtype=object)
     ids = columns[id_column].map(lambda value: "" if _is_missing(value) else str(value).strip())
-    unfit = ids.map(lambda row: not 0 < len(row) <= MAX_ID_CHARACTERS or not row.isprintable())
+    unfit = ids.map(lambda row: not 0 < len(row) <= MAX_NAME_CHARACTERS or not row.isprintable())
     numbers = pd.Series(range(len(columns)))
-    action = f"an id has 1 to {MAX_ID_CHARACTERS} printable characters; correct id_column or leave it out"
+    action = f"an id has 1 to {MAX_NAME_CHARACTERS} printable characters; correct id_column or leave it out"
     _reject(unfit, numbers, name, "with an unfit id", action)
     return ids
 

@@ -47,7 +47,9 @@ def ask(
     config, training = recipe.evaluation, recipe.training
     if isinstance(rows, Benchmark):
         with _named(name, suite):
-            return ask_benchmark(name, timed, rows, batch_size=config.batch_size, on_progress=on_progress)
+            return ask_benchmark(
+                name, timed, rows, batch_size=config.batch_size, seed=config.seed, on_progress=on_progress
+            )
     batch_size, max_tokens = config.batch_size, training.max_tokens
     model, tokenizer = timed.model, timed.tokenizer
     if recipe.task == "text-classification":
@@ -60,7 +62,7 @@ def ask(
                 max_tokens=max_tokens,
                 on_progress=on_progress,
             )
-        return score(name, suite, rows, predictions)
+        return score(name, suite, rows, predictions, seed=config.seed)
     answers = None
     with _named(name, suite):
         documents = documents_of(
@@ -84,7 +86,7 @@ def ask(
                 batch_size=batch_size,
                 seed=config.seed,
             )
-    return score_language(name, suite, rows, documents, found, answers)
+    return score_language(name, suite, rows, documents, found, answers, seed=config.seed)
 
 
 @contextmanager

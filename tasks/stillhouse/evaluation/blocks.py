@@ -57,6 +57,8 @@ class SuiteBlocks:
     """Sorted."""
     groups_N: Strings
     """Items with the same group share a source and are drawn together."""
+    slices: Mapping[str, Bools]
+    """By name, such as ``genre=drama``, which of the items are in it: shape (N). Sorted by name."""
     models: Mapping[str, Block]
 
 
@@ -64,12 +66,12 @@ def aligned_rows(records: pa.Table, suite: str, models: Sequence[str]) -> dict[s
     """Return each model's rows on a suite in the order of the item ids.
 
     Args:
-        records: Of any task: columns ``model``, ``suite``, ``item_id`` and ``group`` are read.
+        records: Of any task: columns ``model``, ``suite``, ``item_id``, ``group`` and ``slices`` are read.
         suite: Its name.
         models: The first one is whom the others must agree with.
 
     Raises:
-        DataRejected: A model lacks items, has some twice, or disagrees about their groups.
+        DataRejected: A model lacks items, has some twice, or disagrees about their groups or slices.
     """
     of_suite = records.filter(pc.field("suite") == suite)
     aligned: dict[str, pa.Table] = {}
@@ -86,9 +88,23 @@ def aligned_rows(records: pa.Table, suite: str, models: Sequence[str]) -> dict[s
         if not rows["item_id"].equals(first["item_id"]):
             odd = len(np.setxor1d(strings(rows["item_id"]), strings(first["item_id"])))
             raise DataRejected(f"{where}: {odd} items differ from the {models[0]}'s; score all models alike")
-        if not rows["group"].equals(first["group"]):
-            raise DataRejected(f"{where}: some groups differ from the {models[0]}'s; score all models alike")
+        for column, what in (("group", "groups"), ("slices", "slices")):
+            if not rows[column].equals(first[column]):
+                raise DataRejected(f"{where}: some {what} differ from the {models[0]}'s; score all models alike")
     return aligned
+
+
+def slice_masks(column: pa.ChunkedArray) -> dict[str, Bools]:
+    """Turn a column of slices into a mask of the items for each slice; see `SuiteBlocks`."""
+    of_items = column.to_pylist()
+    members: dict[str, list[int]] = {}
+    for item, names in enumerate(of_items):
+        for name in names:
+            members.setdefault(name, []).append(item)
+    masks = {name: np.zeros(len(of_items), dtype=np.bool_) for name in sorted(members)}
+    for name, mask_N in masks.items():
+        mask_N[members[name]] = True
+    return masks
 
 
 def strings(column: pa.ChunkedArray) -> Strings:

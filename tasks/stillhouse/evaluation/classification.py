@@ -8,7 +8,7 @@ import pyarrow as pa
 from scipy.special import kl_div
 
 from stillhouse.contract import DataRejected, Metric
-from stillhouse.evaluation.blocks import Block, SuiteBlocks, aligned_rows, strings
+from stillhouse.evaluation.blocks import Block, SuiteBlocks, aligned_rows, slice_masks, strings
 from stillhouse.evaluation.calibration import SMALLEST, fit_temperature, scale
 from stillhouse.evaluation.metrics import (
     Bools,
@@ -94,7 +94,11 @@ def read_blocks(
             teacher = scores
     first = aligned[models[0]]
     return SuiteBlocks(
-        metric="accuracy", ids_N=strings(first["item_id"]), groups_N=strings(first["group"]), models=blocks
+        metric="accuracy",
+        ids_N=strings(first["item_id"]),
+        groups_N=strings(first["group"]),
+        slices=slice_masks(first["slices"]),
+        models=blocks,
     )
 
 

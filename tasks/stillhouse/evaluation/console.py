@@ -8,6 +8,7 @@ from rich.text import Text
 from stillhouse.contract import Chain, Decision, EvaluationSummary, RuleOutcome, SynthesisReport, Timings
 from stillhouse.evaluation import phrases, tables, written
 from stillhouse.evaluation.chain import chain_table
+from stillhouse.evaluation.slices import slices_table
 
 VERDICT_STYLES = {"promote": "bold green", "reject": "bold red", "inconclusive": "bold yellow"}
 OUTCOME_STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "warn": "yellow"}
@@ -29,6 +30,9 @@ def render_text(
     ]
     if len(summary.suites) > 1:
         parts.append(_drawn(tables.suites_table(summary), "Suites"))
+    slices = slices_table(summary, summary.suites[0])
+    if slices.rows:
+        parts.append(_drawn(slices, f"Worst slices of {home}"))
     scope = [suite for suite in summary.suites if suite.kind == "out-of-scope"]
     parts += [_drawn(tables.metrics_table(summary, suite), f"Out of scope: {suite.name}") for suite in scope]
     if chain and chain.steps:

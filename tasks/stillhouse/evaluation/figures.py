@@ -7,9 +7,12 @@ import numpy as np
 
 from stillhouse.contract import METRICS, Comparison, DataRejected, Estimate, Metric, ModelScores, SuiteSummary
 from stillhouse.evaluation.blocks import Block, Strings, SuiteBlocks, SuiteInfo
-from stillhouse.evaluation.metrics import Floats, Ints
+from stillhouse.evaluation.metrics import Bools, Floats, Ints
 from stillhouse.evaluation.significance import Draws, Figure, mcnemar_p_value, proportion_estimate, swap_p_value
 from stillhouse.recipe import EvaluationConfig
+
+MIN_SLICE_ITEMS = 10
+"""Items of the smallest slice that gets figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,9 @@ def measure_suite(suite: SuiteInfo, blocks: SuiteBlocks, plan: Plan, *, stream: 
     sums = dict(zip(parts, np.split(sums_SK, stops[:-1], axis=1), strict=True))
 
     figures = {m: draws.figure(block.metrics[blocks.metric](sums[m])) for m, block in blocks.models.items()}
+    slices = _slices(blocks, plan, suite=suite.name, stream=stream)
     scores = {
-        model: _scores(block, sums[model], plan, draws, num_items, independent=independent)
+        model: _scores(block, sums[model], plan, draws, num_items, slices[model], independent=independent)
         for model, block in blocks.models.items()
     }
     summary = SuiteSummary(
@@ -138,8 +142,45 @@ def compare(
     )
 
 
+def _slices(blocks: SuiteBlocks, plan: Plan, *, suite: str, stream: str) -> dict[str, dict[str, Estimate]]:
+    """Return by model and slice the suite's own metric on the slice's items, resampled among themselves."""
+    found: dict[str, dict[str, Estimate]] = {model: {} for model in blocks.models}
+    for name, mask_N in blocks.slices.items():
+        groups_N = blocks.groups_N[mask_N]
+        if len(groups_N) >= MIN_SLICE_ITEMS and len(np.unique(groups_N)) > 1:
+            draws, units_N = plan.draws(groups_N, suite=suite, stream=f"{stream}/{name}")
+            for model, estimate in _slice(blocks, mask_N, plan, draws, units_N).items():
+                found[model][name] = estimate
+    return found
+
+
+def _slice(blocks: SuiteBlocks, mask_N: Bools, plan: Plan, draws: Draws, units_N: Ints) -> dict[str, Estimate]:
+    num_items = len(units_N)
+    right = {m: block.correct_N[mask_N] for m, block in blocks.models.items() if block.correct_N is not None}
+    if draws.num_units == num_items and len(right) == len(blocks.models):
+        return {model: plan.share(int(right_M.sum()), num_items) for model, right_M in right.items()}
+    parts = [_by_unit(block.columns_NK[mask_N], units_N) for block in blocks.models.values()]
+    stops = np.cumsum([part.shape[1] for part in parts])[:-1].tolist()
+    sums = np.split(draws.sums(np.hstack(parts)), stops, axis=1)
+    figures = {
+        model: draws.figure(block.metrics[blocks.metric](sums_SK))
+        for (model, block), sums_SK in zip(blocks.models.items(), sums, strict=True)
+    }
+    # Without a token to predict in any of its texts a slice has no loss.
+    if not all(np.isfinite(figure.value) for figure in figures.values()):
+        return {}
+    return {model: plan.estimate(figure, num_items, least=0) for model, figure in figures.items()}
+
+
 def _scores(
-    block: Block, sums_SK: Floats, plan: Plan, draws: Draws, num_items: int, *, independent: bool
+    block: Block,
+    sums_SK: Floats,
+    plan: Plan,
+    draws: Draws,
+    num_items: int,
+    per_slice: dict[str, Estimate],
+    *,
+    independent: bool,
 ) -> ModelScores:
     metrics: dict[Metric, Estimate] = {}
     for metric in (metric for metric in METRICS if metric in block.metrics):
@@ -154,6 +195,7 @@ def _scores(
             label: _recall(sums_SK[:, hits], sums_SK[:, items], plan, draws, independent=independent)
             for label, (hits, items) in block.per_label.items()
         },
+        per_slice=per_slice,
         temperature=block.temperature,
         truncated=block.truncated,
     )

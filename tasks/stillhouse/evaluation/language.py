@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stillhouse.contract import DataRejected, Metric
-from stillhouse.evaluation.blocks import Block, SuiteBlocks, aligned_rows, strings
+from stillhouse.evaluation.blocks import Block, SuiteBlocks, aligned_rows, slice_masks, strings
 from stillhouse.evaluation.metrics import UNIT, Floats, fixed_point, mean
-from stillhouse.evaluation.records import LANGUAGE_SCHEMA
+from stillhouse.evaluation.records import LANGUAGE_SCHEMA, slices_of
 from stillhouse.recipe import EvaluationConfig
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def score_language(
     documents: "Sequence[Document]",
     likelihoods: "Likelihoods",
     answers: "RightAnswers | None" = None,
+    *,
+    seed: int,
 ) -> pa.Table:
     """Turn one model's likelihoods on one suite into records, in the order of the rows.
 
@@ -52,10 +54,11 @@ def score_language(
     Args:
         model_name: One of `stillhouse.contract.MODELS`.
         suite_name: Name of the suite.
-        rows: N rows with a column ``id``, maybe ``group``.
+        rows: N rows with a column ``id``, maybe ``group`` and ``slice:COLUMN``.
         documents: Of these rows; see `stillhouse.models.documents_of`.
         likelihoods: Of the documents, in their order.
         answers: Whether the model's answers to the rows' prompts were right, if it was asked.
+        seed: Of the run.
 
     Raises:
         DataRejected: The documents or answers are not those of the rows.
@@ -78,6 +81,8 @@ def score_language(
         "model": pa.repeat(model_name, len(ids)),
         "suite": pa.repeat(suite_name, len(ids)),
         "item_id": pa.array(ids, pa.string()),
+        "seed": pa.array([seed] * len(ids), pa.int64()),
+        "slices": slices_of(rows),
         "group": pa.array(list(rows["group"]) if "group" in rows.column_names else ids, pa.string()),
         "targets": added(likelihoods.targets_N).astype(np.int64),
         "hits": added(likelihoods.hits_N).astype(np.int64),
@@ -120,7 +125,13 @@ def read_blocks(records: pa.Table, suite: str, models: Sequence[str], config: Ev
     blocks = {model: _block(rows, f"model {model} on suite {suite}", metric) for model, rows in aligned.items()}
     if foreign:
         blocks = {model: _without_figures_per_token(block) for model, block in blocks.items()}
-    return SuiteBlocks(metric=metric, ids_N=strings(first["item_id"]), groups_N=strings(first["group"]), models=blocks)
+    return SuiteBlocks(
+        metric=metric,
+        ids_N=strings(first["item_id"]),
+        groups_N=strings(first["group"]),
+        slices=slice_masks(first["slices"]),
+        models=blocks,
+    )
 
 
 def read_benchmark(records: pa.Table, suite: str, models: Sequence[str]) -> SuiteBlocks:
@@ -140,6 +151,7 @@ def read_benchmark(records: pa.Table, suite: str, models: Sequence[str]) -> Suit
         metric="accuracy",
         ids_N=strings(first["item_id"]),
         groups_N=strings(first["group"]),
+        slices=slice_masks(first["slices"]),
         models={m: _benchmark_block(rows, f"model {m} on suite {suite}") for m, rows in aligned.items()},
     )
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from scipy.special import log_softmax, logsumexp
 
 from stillhouse.contract import DataRejected
+from stillhouse.recipe.data import SLICE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +22,9 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("suite", pa.string()),
         ("item_id", pa.string()),
+        ("seed", pa.int64()),
         ("group", pa.string()),
+        ("slices", pa.list_(pa.string())),
         ("label", pa.int64()),
         ("prediction", pa.int64()),
         ("correct", pa.bool_()),
@@ -30,19 +33,23 @@ SCHEMA = pa.schema(
         ("energy", pa.float64()),
         ("truncated", pa.bool_()),
     ],
-    metadata={"schema_id": "stillhouse/records/2"},
+    metadata={"schema_id": "stillhouse/records/3"},
 )
-"""Of classifiers. ``group`` is what items have in common, or the item's own id; ``loss`` the negative log-likelihood of
-the label in nats; ``prediction`` the most probable label, the first one of equals; ``energy`` the log-sum-exp of the
-logits; ``truncated`` tells that the model saw only the beginning of the item. ``label``, ``correct`` and ``loss`` are
-null for items that no label fits."""
+"""Of classifiers. ``seed`` is ``evaluation.seed``, the same throughout a run; ``group`` what items have in common, or
+the item's own id; ``slices`` the slices that the item is in, each as ``column=value``; ``loss`` the negative
+log-likelihood of the label in nats; ``prediction`` the most probable label, the first one of equals; ``energy`` the
+log-sum-exp of the logits; ``truncated`` tells that the model saw only the beginning of the item. ``label``, ``correct``
+and ``loss`` are null for items that no label fits. There is no latency, since the items of a batch share a forward
+pass: what single items take is measured apart, see `stillhouse.evaluation.timing.LATENCY_SCHEMA`."""
 
 LANGUAGE_SCHEMA = pa.schema(
     [
         ("model", pa.string()),
         ("suite", pa.string()),
         ("item_id", pa.string()),
+        ("seed", pa.int64()),
         ("group", pa.string()),
+        ("slices", pa.list_(pa.string())),
         ("targets", pa.int64()),
         ("hits", pa.int64()),
         ("loss", pa.float64()),
@@ -52,23 +59,27 @@ LANGUAGE_SCHEMA = pa.schema(
         ("samples_right", pa.int64()),
         ("samples", pa.int64()),
     ],
-    metadata={"schema_id": "stillhouse/language-records/1"},
+    metadata={"schema_id": "stillhouse/language-records/2"},
 )
-"""Of language models. ``targets`` counts the tokens that carry loss, ``hits`` those that were most probable, ``loss``
-is their summed negative log-likelihood in nats, ``num_bytes`` the UTF-8 bytes that they stand for (null for masked
-models). ``truncated`` tells that the text was cut. ``greedy_right``, ``samples_right`` and ``samples`` (answers drawn)
-are null where no answers were generated. Answers themselves are not kept. An item of a benchmark has one target, which
-is hit if the answer is right; its loss is that of the right answer, null where the model writes."""
+"""Of language models. ``seed`` is ``evaluation.seed``, under which answers are drawn; ``group`` and ``slices`` are as
+in `SCHEMA`, and there is no latency for the same reason. ``targets`` counts the tokens that carry loss, ``hits`` those
+that were most probable, ``loss`` is their summed negative log-likelihood in nats, ``num_bytes`` the UTF-8 bytes that
+they stand for (null for masked models). ``truncated`` tells that the text was cut. ``greedy_right``, ``samples_right``
+and ``samples`` (answers drawn) are null where no answers were generated. Answers themselves are not kept. An item of a
+benchmark has one target, which is hit if the answer is right; its loss is that of the right answer, null where the
+model writes."""
 
 
-def score(model_name: str, suite_name: str, dataset: "Dataset", predictions: "Predictions") -> pa.Table:
+def score(model_name: str, suite_name: str, dataset: "Dataset", predictions: "Predictions", *, seed: int) -> pa.Table:
     """Turn one classifier's predictions on one suite into records, in the order of the dataset.
 
     Args:
         model_name: ``teacher``, ``kd``, ``sft``, ``start`` or ``champion``.
         suite_name: Name of the suite.
-        dataset: N rows with columns ``id``, ``label`` unless no label fits, and ``group`` where items share sources.
+        dataset: N rows with columns ``id``, ``label`` unless no label fits, ``group`` where items share sources, and
+            ``slice:COLUMN`` where they are sliced.
         predictions: Logits (N, C) and truncation flags (N) in the same order.
+        seed: Of the run.
 
     Raises:
         DataRejected: Some scores are NaN or infinite, or rows and scores don't match.
@@ -92,6 +103,8 @@ def score(model_name: str, suite_name: str, dataset: "Dataset", predictions: "Pr
         "model": pa.repeat(model_name, len(ids)),
         "suite": pa.repeat(suite_name, len(ids)),
         "item_id": pa.array(ids, pa.string()),
+        "seed": pa.array([seed] * len(ids), pa.int64()),
+        "slices": slices_of(dataset),
         "group": pa.array(dataset["group"][:] if "group" in dataset.column_names else ids, pa.string()),
         "prediction": predictions_N,
         "probabilities": pa.ListArray.from_arrays(offsets, np.exp(log_probabilities_NC).astype(np.float32).ravel()),
@@ -106,6 +119,17 @@ def score(model_name: str, suite_name: str, dataset: "Dataset", predictions: "Pr
             "loss": -log_probabilities_NC[np.arange(len(ids)), labels_N],
         }
     return pa.table(columns, schema=SCHEMA)
+
+
+def slices_of(dataset: "Dataset") -> pa.Array:
+    """Return the slices of every row, as lists of ``column=value`` in the order of the columns; shape (N)."""
+    columns = {name: dataset[name][:] for name in dataset.column_names if name.startswith(SLICE)}
+    titles = {name: name.removeprefix(SLICE) for name in columns}
+    slices = [
+        [f"{titles[name]}={values[row]}" for name, values in columns.items() if values[row]]
+        for row in range(len(dataset))
+    ]
+    return pa.array(slices, pa.list_(pa.string()))
 
 
 def write_records(records: Sequence[pa.Table], path: Path) -> None:

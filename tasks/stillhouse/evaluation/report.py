@@ -34,6 +34,7 @@ from stillhouse.evaluation.plots import (
     reliability,
     to_svg,
 )
+from stillhouse.evaluation.slices import MAX_SLICES, slices_table
 from stillhouse.evaluation.tables import TaskCost
 from stillhouse.evaluation.tiles import tiles
 from stillhouse.evaluation.waterfall import waterfall
@@ -141,6 +142,7 @@ def render_report(inputs: ReportInputs) -> str:
             calibration=tables.metrics_table(summary, home, tables.CALIBRATION) if plots["reliability"] else None,
             fidelity=tables.metrics_table(summary, home, tables.FIDELITY),
             labels=tables.labels_table(summary, home),
+            slices=[(suite, table) for suite, table in _slices(summary) if table.rows],
             held_out=tables.held_out_table(inputs.histories, perplexity=_reads_words(inputs.recipe)),
             chain=chain_table(inputs.chain, summary, inputs.timings) if inputs.chain.steps else None,
             written=_written(inputs.synthesis) if inputs.synthesis else None,
@@ -166,7 +168,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {"interval": phrases.interval, "figure": phrases.figure, "size": phrases.size}
-    made.globals |= {"phrases": phrases, "MAX_LABELS": tables.MAX_LABELS}
+    made.globals |= {"phrases": phrases, "MAX_LABELS": tables.MAX_LABELS, "MAX_SLICES": MAX_SLICES}
     return made
 
 
@@ -225,6 +227,11 @@ def _reasoning(audit: TraceAudit) -> dict[str, Any]:
 
 def _out_of_scope(summary: EvaluationSummary) -> list[SuiteSummary]:
     return [suite for suite in summary.suites if suite.kind == "out-of-scope"]
+
+
+def _slices(summary: EvaluationSummary) -> list[tuple[SuiteSummary, tables.Table]]:
+    """Return the worst slices of every suite; a perturbed one has those of the in-domain suite, which say enough."""
+    return [(suite, slices_table(summary, suite)) for suite in summary.suites if suite.kind != "perturbed"]
 
 
 def _place(table: str) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from stillhouse.contract import ModelTiming, Timings
 from stillhouse.recipe import EvaluationConfig, Task
@@ -20,6 +21,14 @@ THROUGHPUT_BATCHES = 3
 THROUGHPUT_ROUNDS = 3
 
 
+LATENCY_SCHEMA = pa.schema(
+    [("model", pa.string()), ("item", pa.int64()), ("milliseconds", pa.float64())],
+    metadata={"schema_id": "stillhouse/latencies/1"},
+)
+"""What every model took for every text that was timed alone, model by model. ``item`` is the number of the text's row
+in the frozen in-domain set, from 0; ``milliseconds`` is wall time. Every run gives other ones."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timed:
     """A model to be timed."""
@@ -30,6 +39,15 @@ class Timed:
     """That the model was loaded from."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was timed, in short and item by item."""
+
+    timings: Timings
+    latencies: pa.Table
+    """See `LATENCY_SCHEMA`."""
+
+
 def measure(
     models: Mapping[str, Timed],
     texts: Sequence[str],
@@ -38,7 +56,7 @@ def measure(
     config: EvaluationConfig,
     max_tokens: int,
     labels: Sequence[str] = (),
-) -> Timings:
+) -> Measurement:
     """Time all models on the same texts, alternating between them.
 
     What is timed is the way from a text to the first thing that the model says about it: a classifier's logits, a
@@ -93,7 +111,7 @@ def measure(
         max_tokens=max_tokens,
         threads=torch.get_num_threads(),
     )
-    return Timings(
+    timings = Timings(
         device=models[names[0]].model.device.type,
         threads=torch.get_num_threads(),
         num_items=len(singles),
@@ -109,6 +127,7 @@ def measure(
             for name in names
         },
     )
+    return Measurement(timings=timings, latencies=_latency_table(latencies))
 
 
 def weights_bytes(folder: Path) -> int:
@@ -130,6 +149,15 @@ def weights_bytes(folder: Path) -> int:
         index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
         names = set(index["weight_map"].values())
     return sum((folder / name).stat().st_size for name in names)
+
+
+def _latency_table(seconds: Mapping[str, Sequence[float]]) -> pa.Table:
+    columns = {
+        "model": [name for name, its in seconds.items() for _ in its],
+        "item": [item for its in seconds.values() for item in range(len(its))],
+        "milliseconds": [round(1000 * taken, 3) for its in seconds.values() for taken in its],
+    }
+    return pa.table(columns, schema=LATENCY_SCHEMA)
 
 
 def _run(timed: Timed, texts: Sequence[str], *, task: Task, batch_size: int, max_tokens: int) -> None:

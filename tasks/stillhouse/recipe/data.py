@@ -7,6 +7,11 @@ from pydantic import Field, model_validator
 from stillhouse.recipe.base import Config, Name
 from stillhouse.recipe.sources import FileSource
 
+SLICE = "slice:"
+"""Before the name of a column of ``slice_columns``: what it is called in a frozen set."""
+
+SliceColumn = Annotated[str, Field(pattern=r"^[^=]+$")]
+
 
 class LabelAsIs(Config):
     """The label column holds the label's name."""
@@ -78,6 +83,9 @@ class Table(Config):
     group_column: str | None = None
     """What rows have in common, such as the article that sentences were taken from. Rows of a group are drawn together
     when uncertainty is computed; by default every row stands for itself."""
+    slice_columns: tuple[SliceColumn, ...] = ()
+    """Columns by which rows are sliced, such as ``genre``: on every slice of a suite all models get a figure of their
+    own. Values stay as they are written, numbers too; a row without a value is in no slice of that column."""
     id_column: str | None = None
     """Column that identifies a row for people; by default the row's number, from 0."""
     label_rule: LabelRule = LabelAsIs()
@@ -89,6 +97,12 @@ class Table(Config):
     """SPDX identifier, or a name, of the terms under which the data may be used."""
     origin: str
     """Where the data comes from: a citation or an address, shown in reports."""
+
+    @model_validator(mode="after")
+    def _slices_are_distinct(self) -> Self:
+        if len(set(self.slice_columns)) != len(self.slice_columns):
+            raise ValueError("slice_columns must be distinct")
+        return self
 
 
 class Splits(Config):

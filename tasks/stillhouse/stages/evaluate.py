@@ -1,31 +1,18 @@
 """Stage ``evaluate``: every model of the run on the same frozen items.
 
-Outputs: ``records`` (Parquet, one row per model and item), ``summary`` and ``timings`` (JSON); with temperature scaling
-also ``validation-records``.
+Outputs: ``records`` (Parquet, one row per model and item), ``summary`` and ``timings`` (JSON), ``latencies`` (Parquet,
+one row per model and item that was timed alone); with temperature scaling also ``validation-records``.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import pyarrow.parquet as pq
 
-import pyarrow as pa
-from datasets import Dataset
-
-from stillhouse.contract import METRICS, MODELS, EvaluationSummary, Progress, pretty_json
+from stillhouse.contract import METRICS, MODELS, EvaluationSummary, pretty_json
 from stillhouse.data.frozen import load_frozen
-from stillhouse.evaluation import (
-    Benchmark,
-    SuiteInfo,
-    Timed,
-    ask,
-    build_benchmarks,
-    measure,
-    read_records,
-    summarise,
-    write_records,
-)
+from stillhouse.evaluation import SuiteInfo, Timed, build_benchmarks, measure, summarise
 from stillhouse.models import configure_torch, load_model, load_tokenizer
 from stillhouse.stages.chain import model_input, read_chain
 from stillhouse.stages.context import StageContext, StageOutcome
+from stillhouse.stages.interview import Interview
 
 CALIBRATION = "validation"
 
@@ -48,7 +35,7 @@ def run(context: StageContext) -> StageOutcome:
     models = {name: _load(context, given) for name, given in named.items() if given in context.request.inputs}
     calibration = {CALIBRATION: load_frozen(context.input(CALIBRATION))} if config.temperature_scaling else {}
     items = sum(len(rows) for rows in (*sets.values(), *benchmarks, *calibration.values()))
-    asked = _Interview(context, models, context.progress("items", total=len(models) * items))
+    asked = Interview(context, models, context.progress("items", total=len(models) * items))
     records = asked.records("records", sets | {benchmark.suite: benchmark for benchmark in benchmarks})
     summary = summarise(
         records,
@@ -68,35 +55,12 @@ def run(context: StageContext) -> StageOutcome:
     home = sets[recipe.data.domain]
     texts = list(home["prompt" if "prompt" in home.column_names else "text"])
     longest = recipe.training.max_tokens
-    timings = measure(models, texts, task=recipe.task, config=config, max_tokens=longest, labels=recipe.data.labels)
-    context.save_bytes("timings", pretty_json(timings), ".json")
+    timed = measure(models, texts, task=recipe.task, config=config, max_tokens=longest, labels=recipe.data.labels)
+    context.save_bytes("timings", pretty_json(timed.timings), ".json")
+    latencies = context.workspace / "latencies.parquet"
+    pq.write_table(timed.latencies, latencies)
+    context.save_file("latencies", latencies)
     return StageOutcome(summary=_headline(summary), metrics=_metrics(summary))
-
-
-class _Interview:
-    """Asks all models about sets of items, and says how far it is."""
-
-    def __init__(self, context: StageContext, models: Mapping[str, Timed], progress: Callable[[float], None]) -> None:
-        self._context = context
-        self._models = models
-        self._progress = progress
-        self._done = 0
-
-    def records(self, output: str, sets: Mapping[str, Dataset | Benchmark]) -> pa.Table:
-        """Store the records of all models on all sets as ``output``, and return them as read back."""
-        found = []
-        for name, model in self._models.items():
-            for suite, rows in sets.items():
-                report = partial(self._report, self._done, len(rows))
-                found.append(ask(name, model, suite, rows, recipe=self._context.recipe, on_progress=report))
-                self._done += len(rows)
-        path = self._context.workspace / f"{output}.parquet"
-        write_records(found, path)
-        self._context.save_file(output, path)
-        return read_records(path)
-
-    def _report(self, before: int, items: int, part: Progress) -> None:
-        self._progress(before + items * part.done / part.total)
 
 
 def _load(context: StageContext, name: str) -> Timed:

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def ask_benchmark(
-    name: str, timed: "Timed", benchmark: Benchmark, *, batch_size: int, on_progress: Callable[[Progress], None]
+    name: str,
+    timed: "Timed",
+    benchmark: Benchmark,
+    *,
+    batch_size: int,
+    seed: int,
+    on_progress: Callable[[Progress], None],
 ) -> pa.Table:
     """Return the records of one model on one task, in the order of its items.
 
@@ -30,6 +36,7 @@ def ask_benchmark(
         timed: The model: a causal one.
         benchmark: The task.
         batch_size: Sequences per forward pass.
+        seed: Of the run.
         on_progress: Told after each batch, in sequences; not where the model writes.
 
     Raises:
@@ -63,6 +70,8 @@ def ask_benchmark(
         "model": pa.repeat(name, count),
         "suite": pa.repeat(benchmark.suite, count),
         "item_id": pa.array(map(str, numbers), pa.string()),
+        "seed": pa.array([seed] * count, pa.int64()),
+        "slices": pa.array([[]] * count, pa.list_(pa.string())),
         "group": pa.array(map(str, numbers), pa.string()),
         "targets": np.ones(count, dtype=np.int64),
         "hits": _hits(judged, benchmark.metric),

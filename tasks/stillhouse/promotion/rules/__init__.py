@@ -16,11 +16,13 @@ from stillhouse.promotion.rules.comparisons import (
 )
 from stillhouse.promotion.rules.figures import Bound, OodDrop, Retention
 from stillhouse.promotion.rules.grounds import Integrity, MinimumItems, MinimumPower
+from stillhouse.promotion.rules.slices import Slices
 
 Rule = Annotated[
     Bound
     | Retention
     | OodDrop
+    | Slices
     | TeacherGap
     | BeatsStart
     | BeatsControl

@@ -122,10 +122,10 @@ def _judge(recipe: Recipe, name: ProbeModel, model: PreTrainedModel, tokenizer: 
     if recipe.task == "text-classification":
         texts = list(sample.items["text"])
         predictions = predict(model, tokenizer, texts, batch_size=batch_size, max_tokens=most)
-        return score(name, SUITE, sample.items, predictions)
+        return score(name, SUITE, sample.items, predictions, seed=recipe.evaluation.seed)
     documents = recipe_documents(recipe, tokenizer, sample.items)
     found = likelihoods(model, tokenizer, documents, batch_size=batch_size, max_tokens=most)
-    return score_language(name, SUITE, sample.items, documents, found)
+    return score_language(name, SUITE, sample.items, documents, found, seed=recipe.evaluation.seed)
 
 
 def _guess(recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, sample: Sample) -> pa.Table:
@@ -135,9 +135,8 @@ def _guess(recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, sampl
         counts_C = np.bincount(np.asarray(sample.rows["label"]), minlength=len(recipe.data.labels)) + 1
         logits_NC = np.tile(np.log(counts_C / counts_C.sum()), (len(items), 1)).astype(np.float32)
         nothing_N = np.zeros(len(items), dtype=np.bool_)
-        return score(
-            "guess", SUITE, items, Predictions(logits_NC=logits_NC, truncated_N=nothing_N, token_ids=[], hidden=None)
-        )
+        predictions = Predictions(logits_NC=logits_NC, truncated_N=nothing_N, token_ids=[], hidden=None)
+        return score("guess", SUITE, items, predictions, seed=recipe.evaluation.seed)
     learned = np.concatenate([_targets(document) for document in recipe_documents(recipe, tokenizer, sample.rows)])
     counts_V = np.bincount(learned, minlength=vocabulary_size(teacher, tokenizer)) + 1
     losses_V = -np.log(counts_V / counts_V.sum())
@@ -149,7 +148,7 @@ def _guess(recipe: Recipe, teacher: PreTrainedModel, tokenizer: Tokenizer, sampl
         bytes_N=None,
         truncated_N=np.zeros(len(documents), dtype=np.bool_),
     )
-    return score_language("guess", SUITE, items, documents, found)
+    return score_language("guess", SUITE, items, documents, found, seed=recipe.evaluation.seed)
 
 
 def _targets(document: Document) -> npt.NDArray[np.int32]:
