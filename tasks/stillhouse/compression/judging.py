@@ -11,7 +11,7 @@ from datasets import Dataset
 from stillhouse.compression.applying import Applied
 from stillhouse.contract import METRICS, Estimate, ModelSize, Progress, StageBug, StepReport
 from stillhouse.evaluation import SuiteInfo, Timed, ask, proportion_estimate, summarise, weights_bytes
-from stillhouse.models import count_parameters, load_model, load_tokenizer
+from stillhouse.models import count_parameters
 from stillhouse.recipe import CompressionStep, ExportStep, Recipe
 
 VALIDATION = "validation"
@@ -51,7 +51,7 @@ def judge_step(
         DataRejected: A model gives scores that are NaN or infinite.
     """
     before, own = folders
-    models = {name: _load(recipe, folder) for name, folder in folders.items()}
+    models = {name: Timed.read(folder, task=recipe.task, labels=recipe.data.labels) for name, folder in folders.items()}
     records = {
         name: ask(name, model, VALIDATION, held.rows, recipe=recipe, on_progress=on_progress)
         for name, model in models.items()
@@ -112,11 +112,6 @@ def _agreement(recipe: Recipe, before: pa.Table, own: pa.Table) -> Estimate | No
         return None
     same = pc.sum(pc.equal(before["prediction"], own["prediction"])).as_py()
     return proportion_estimate(same, len(own), confidence=recipe.evaluation.confidence)
-
-
-def _load(recipe: Recipe, folder: Path) -> Timed:
-    model = load_model(folder, task=recipe.task, labels=recipe.data.labels)
-    return Timed(model=model, tokenizer=load_tokenizer(folder), folder=folder)
 
 
 def _size(timed: Timed) -> ModelSize:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,18 @@ class Timed:
     tokenizer: "PreTrainedTokenizerBase"
     folder: Path
     """That the model was loaded from."""
+
+    @classmethod
+    def read(cls, folder: Path, *, task: Task, labels: Sequence[str]) -> Self:
+        """Load the model in a folder, with its tokenizer.
+
+        Raises:
+            ConfigurationError: See `stillhouse.models.load_model`.
+        """
+        from stillhouse.models import load_model, load_tokenizer
+
+        model = load_model(folder, task=task, labels=labels)
+        return cls(model=model, tokenizer=load_tokenizer(folder), folder=folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from stillhouse.contract import METRICS, MODELS, EvaluationSummary, pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.evaluation import SuiteInfo, Timed, build_benchmarks, measure, summarise
-from stillhouse.models import configure_torch, load_model, load_tokenizer
+from stillhouse.models import configure_torch
 from stillhouse.stages.chain import model_input, read_chain
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.stages.interview import Interview
@@ -32,7 +32,11 @@ def run(context: StageContext) -> StageOutcome:
     chain = read_chain(context.request.inputs)
     steps = tuple(step.name for step in chain.steps)
     named = {name: name for name in MODELS} | {step: model_input(step) for step in steps}
-    models = {name: _load(context, given) for name, given in named.items() if given in context.request.inputs}
+    models = {
+        name: Timed.read(context.input(given), task=recipe.task, labels=recipe.data.labels)
+        for name, given in named.items()
+        if given in context.request.inputs
+    }
     calibration = {CALIBRATION: load_frozen(context.input(CALIBRATION))} if config.temperature_scaling else {}
     items = sum(len(rows) for rows in (*sets.values(), *benchmarks, *calibration.values()))
     asked = Interview(context, models, context.progress("items", total=len(models) * items))
@@ -61,12 +65,6 @@ def run(context: StageContext) -> StageOutcome:
     pq.write_table(timed.latencies, latencies)
     context.save_file("latencies", latencies)
     return StageOutcome(summary=_headline(summary), metrics=_metrics(summary))
-
-
-def _load(context: StageContext, name: str) -> Timed:
-    folder, recipe = context.input(name), context.recipe
-    model = load_model(folder, task=recipe.task, labels=recipe.data.labels)
-    return Timed(model=model, tokenizer=load_tokenizer(folder), folder=folder)
 
 
 def _headline(summary: EvaluationSummary) -> str:
