@@ -1,12 +1,14 @@
 """What a student learns from each kind of teacher signal at equal steps: held-out loss, calibration, fidelity.
 
     .venv/bin/python benchmarks/quality.py WORKSPACE [--steps 40] [--documents 60] [--seeds 0,1] [--signals ce,full]
-        [--threads 2] [--out quality.json]
+        [--teach 0.4] [--threads 2] [--out quality.json]
 
 SmolLM2-135M into 15 of its layers, on the recipe `dags/recipes/editorials.yaml`, one pack of 256 tokens a step. Every
 student starts from the same weights and sees the same packs in the same order; only the signal differs (alpha = 0, T =
 1, but for ``ce``). The held-out documents are the recipe's test set. ``KL`` is that of teacher and student, whole
 distributions; ``ECE`` is of the most likely token in 15 bins of equal mass; ``+-`` is a standard error over documents.
+Below the table each signal is compared with the first one, paired by document. With ``--teach`` the teacher first
+learns so many epochs of the training texts itself, by cross-entropy.
 
 With several seeds (of the order of the packs and of the sampling) a second table compares each signal with the first
 one in pairs: the same seed has the same order. There ``+-`` is a standard error over seeds.
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import bootstrap
 
 from stillhouse.contract import sha256_of_file
 from stillhouse.data import freeze, load_frozen, load_tables
@@ -35,11 +38,12 @@ RECIPE = Path(__file__).parents[1] / "dags" / "recipes" / "editorials.yaml"
 METHODS = ("systematic", "random", "top-k")
 SIGNALS = ("ce", *METHODS, "full")
 BINS = 15
+RESAMPLES = 9999
 
 
 @torch.no_grad()
-def measure(model: Any, teacher: Any, documents: list[Any], vocabulary: int) -> dict[str, float]:
-    """Return loss, calibration error and distance from the teacher on held-out documents."""
+def measure(model: Any, teacher: Any, documents: list[Any], vocabulary: int) -> dict[str, Any]:
+    """Return loss, calibration error and distance from the teacher on held-out documents, and the loss of each."""
     losses, divergences, confidences, hits = [], [], [], []
     for document in documents:
         inputs = {"input_ids": torch.from_numpy(document.ids_L.astype(np.int64))[None], "use_cache": False}
@@ -61,6 +65,7 @@ def measure(model: Any, teacher: Any, documents: list[Any], vocabulary: int) -> 
     error = np.std(losses, ddof=1) / np.sqrt(len(losses))
     return {
         "loss": float(np.mean(losses)),
+        "losses": losses,
         "standard_error": float(error),
         "ece": float(np.sum(gaps) / len(order)),
         "kl": float(np.mean(divergences)),
@@ -76,11 +81,15 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=60)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0])
     parser.add_argument("--signals", type=lambda text: text.split(","), default=list(SIGNALS))
+    parser.add_argument("--teach", type=float, default=0.0, metavar="EPOCHS")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     configure_torch(threads=options.threads, seed=0)
     recipe = load_recipe(RECIPE, {"training.batch_size": 1, "training.micro_batch_size": 1})
+    if options.teach:
+        lessons = recipe.training.model_copy(update={"epochs": options.teach, "learning_rate": 5e-5})
+        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"finetune": lessons})})
     options.workspace.mkdir(parents=True, exist_ok=True)
     tables = load_tables(recipe.data, fetch_source)
     for name in ("train", "test"):
@@ -110,6 +119,7 @@ def main() -> None:
             )
             print(f"seed {seed}, {name}: {time.monotonic() - began:.0f} s in all", flush=True)
         print(table(results, documents=len(documents)), flush=True)
+        print(paired(results, options.signals), flush=True)
         runs.append({"seed": seed, "results": results})
         if options.out:
             options.out.write_text(json.dumps({"steps": options.steps, "runs": runs}, indent=1))
@@ -168,7 +178,7 @@ def train(
     }
 
 
-def table(results: dict[str, dict[str, float]], *, documents: int) -> str:
+def table(results: dict[str, dict[str, Any]], *, documents: int) -> str:
     """Return a Markdown table."""
     tokens = results["teacher"]["tokens"]
     lines = [
@@ -187,7 +197,17 @@ def table(results: dict[str, dict[str, float]], *, documents: int) -> str:
     return "\n".join(lines)
 
 
-def over_seeds(runs: list[dict[str, dict[str, float]]], signals: list[str]) -> str:
+def paired(results: dict[str, dict[str, Any]], signals: list[str]) -> str:
+    """Return each signal's loss minus the first one's, with a 95 % interval (BCa) over documents, as a list."""
+    lines = []
+    for name in signals[1:]:
+        gaps = np.subtract(results[name]["losses"], results[signals[0]]["losses"])
+        found = bootstrap((gaps,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=0).confidence_interval
+        lines.append(f"- {name} minus {signals[0]}: {gaps.mean():+.3f} [{found.low:+.3f}, {found.high:+.3f}] nats")
+    return "\n".join(lines)
+
+
+def over_seeds(runs: list[dict[str, dict[str, Any]]], signals: list[str]) -> str:
     """Return a Markdown table of the differences from the first signal, over seeds."""
     lines = [f"{len(runs)} seeds, each minus {signals[0]}", "", "| signal | loss | KL | ECE |", "|---|---:|---:|---:|"]
     for name in signals[1:]:
