@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 from stillhouse.compression.base import Calibration, Subject
 from stillhouse.compression.depth import DepthPruning
 from stillhouse.compression.rounds import halvings, next_size
-from stillhouse.compression.target import parameters
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import load_model, load_tokenizer
+from stillhouse.models import count_parameters, load_model, load_tokenizer
 from stillhouse.recipe.compression import DepthStep, HealConfig
 
 SAMPLE = Calibration(ids=[[7, 9, 11, 8], [10, 12, 6]])
@@ -87,9 +86,9 @@ def test_large_cuts_take_several_rounds_if_the_model_learns_between_them() -> No
 @pytest.mark.parametrize("measure", ["parameters", "bytes"])
 def test_a_share_is_one_of_what_the_first_round_started_from(measure: str, heal: HealConfig | None) -> None:
     model = tiny_causal(layers=8)
-    each = (parameters(model) - parameters(tiny_causal(layers=1))) / 7
-    fixed = parameters(model) - 8 * each
-    share = (fixed + 3.5 * each) / parameters(model)
+    each = (count_parameters(model) - count_parameters(tiny_causal(layers=1))) / 7
+    fixed = count_parameters(model) - 8 * each
+    share = (fixed + 3.5 * each) / count_parameters(model)
     found = all_rounds(pruning(target={"measure": measure, "share": share}, heal=heal), model)
     assert found == ([5, 3] if heal else [3])
 
