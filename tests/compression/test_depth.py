@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import LABELS, write_teacher
-from tiny_language import tiny_causal, tiny_tokenizer
+from tiny_chain import subject
+from tiny_language import tiny_causal
 from transformers import PreTrainedModel
 
 from stillhouse.compression.base import Calibration, Subject
@@ -20,20 +20,8 @@ from stillhouse.recipe.compression import DepthStep, HealConfig
 SAMPLE = Calibration(ids=[[7, 9, 11, 8], [10, 12, 6]])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pruning(**step: Any) -> DepthPruning:
     return DepthPruning(DepthStep.model_validate({"name": "shallow"} | step))
-
-
-def subject(model: PreTrainedModel) -> Subject:
-    return Subject(model=model, tokenizer=tiny_tokenizer(), task="causal-lm")
 
 
 def all_rounds(operation: DepthPruning, model: PreTrainedModel) -> list[int]:

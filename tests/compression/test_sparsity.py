@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_chain import subject
 from tiny_language import tiny_causal, tiny_masked, tiny_tokenizer
 from tiny_training import tiny_job
 from torch import nn
@@ -23,20 +24,8 @@ from stillhouse.training import fit
 NOTHING = Calibration(ids=[])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def sparsification(**step: Any) -> Sparsification:
     return Sparsification(SparsityStep.model_validate({"name": "sparse"} | step))
-
-
-def subject(model: PreTrainedModel) -> Subject:
-    return Subject(model=model, tokenizer=tiny_tokenizer(), task="causal-lm")
 
 
 def masked(model: PreTrainedModel, **step: Any) -> Subject:

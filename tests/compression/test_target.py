@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from stillhouse.models import count_parameters, save_model
 from stillhouse.recipe.compression import Target
 
 NO_DOCUMENTS = Calibration(ids=[])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def configs(*layers: int, **config: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LABELS
-from tiny_language import tiny_causal, tiny_tokenizer
+from tiny_chain import subject
+from tiny_language import tiny_causal
 from tiny_training import tiny_job
 from torch import nn
 from transformers import (
@@ -71,14 +72,6 @@ DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
 MODELS = ENCODERS | DECODERS
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def made(kind: str) -> PreTrainedModel:
     torch.manual_seed(0)
     model = MODELS[kind]().eval()
@@ -91,10 +84,6 @@ def made(kind: str) -> PreTrainedModel:
 
 def pruning(**step: Any) -> WidthPruning:
     return WidthPruning(WidthStep.model_validate({"name": "narrow"} | step))
-
-
-def subject(model: PreTrainedModel) -> Subject:
-    return Subject(model=model, tokenizer=tiny_tokenizer(), task="causal-lm")
 
 
 def cut(model: PreTrainedModel, **step: Any) -> PreTrainedModel:

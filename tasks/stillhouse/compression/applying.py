@@ -114,10 +114,10 @@ def apply_step(
         labels=recipe.data.labels,
     )
     rounds = operation.rounds(subject)
+    ids = encode(subject.tokenizer, list(lessons.rows["text"]), recipe.training.max_tokens).ids
     told: list[str] = []
     histories: list[TrainingHistory] = []
     for turn in range(1, rounds + 1):
-        ids = encode(subject.tokenizer, list(lessons.rows["text"]), recipe.training.max_tokens).ids
         cut = operation.cut(subject, Calibration(ids=ids), turn=turn, rounds=rounds)
         subject = cut.subject
         told.append(cut.did)
@@ -169,13 +169,17 @@ def _heal(
 
 def _shifted(on_point: Callable[[HistoryPoint], None], steps: int) -> Callable[[HistoryPoint], None]:
     """Return what tells a point of a later round, whose steps count on from those before."""
-    return lambda point: on_point(point.model_copy(update={"step": point.step + steps}))
+    return lambda point: on_point(_later(point, steps))
+
+
+def _later(point: HistoryPoint, steps: int) -> HistoryPoint:
+    return point.model_copy(update={"step": point.step + steps})
 
 
 def _joined(histories: list[TrainingHistory]) -> TrainingHistory:
     points: list[HistoryPoint] = []
     done = 0
     for history in histories:
-        points += [point.model_copy(update={"step": point.step + done}) for point in history.points]
+        points += [_later(point, done) for point in history.points]
         done += history.total_steps
     return histories[0].model_copy(update={"total_steps": done, "points": tuple(points)})

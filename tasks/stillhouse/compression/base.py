@@ -1,12 +1,13 @@
 """What all steps of the compression chain are made of."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from stillhouse.models import save_model
 from stillhouse.recipe import Task
 
 
@@ -39,12 +40,14 @@ class Cut:
     """One line for people: what went, and how much stayed."""
 
 
-class Operation(Protocol):
+class Operation(ABC):
     """One kind of step. Between a cut and the writing the model may be trained, as an ordinary model."""
 
     def rounds(self, subject: Subject) -> int:
-        """Return in how many cuts, each followed by a training, the step reaches its goal."""
+        """Return in how many cuts, each followed by a training, the step reaches its goal: one, unless it says more."""
+        return 1
 
+    @abstractmethod
     def cut(self, subject: Subject, calibration: Calibration, *, turn: int, rounds: int) -> Cut:
         """Make the cut of round ``turn``, counted from 1. The subject may be changed in place.
 
@@ -54,8 +57,9 @@ class Operation(Protocol):
         """
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Write the finished model, its tokenizer included.
+        """Write the finished model, its tokenizer included: a folder that `stillhouse.models.load_model` reads.
 
         Raises:
             OSError: The folder can't be written.
         """
+        save_model(subject.model, subject.tokenizer, folder)

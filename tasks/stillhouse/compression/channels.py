@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import layers_prefix
+from stillhouse.models import layers_prefix, rebuild
 
 Width = Literal["hidden", "queries", "keys", "feed_forward"]
 """What an axis runs over: the residual stream; all query heads, or all key heads, side by side; the channels between
@@ -170,13 +170,7 @@ class Anatomy:
                     indices = self._indices(width, layer, kept).to(tensor.device)
                     tensor = tensor.index_select(dim, indices)
             weights[name] = tensor * norm_scales[owner] if part == "weight" and owner in norm_scales else tensor
-        with torch.random.fork_rng(devices=[]):
-            narrow: PreTrainedModel = type(self._model)(config)
-        narrow.load_state_dict(weights)
-        narrow.tie_weights()
-        if self._model.can_generate():
-            narrow.generation_config = copy.deepcopy(self._model.generation_config)
-        return narrow.to(device=self._model.device, dtype=self._model.dtype).eval()
+        return rebuild(self._model, config, weights)
 
     def _find_axes(self) -> dict[str, Axes]:
         kind = self._model.config.model_type

@@ -1,23 +1,21 @@
 """Fewer layers: those go that change their input least."""
 
-import copy
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from stillhouse.compression.base import Calibration, Cut, Subject
+from stillhouse.compression.base import Calibration, Cut, Operation, Subject
 from stillhouse.compression.rounds import halvings, next_size
 from stillhouse.compression.target import largest_within
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import model_shape, save_model
+from stillhouse.models import model_shape
 from stillhouse.recipe import StudentConfig
 from stillhouse.recipe.compression import DepthStep
-from stillhouse.student import block_influence, keep_layers, layer_map
+from stillhouse.student import block_influence, keep_layers, layer_map, layers_config
 
 
 @dataclass
-class DepthPruning:
+class DepthPruning(Operation):
     """Keeps the layers of largest block influence (ShortGPT, Men et al. 2024), measured anew in each round."""
 
     step: DepthStep
@@ -47,32 +45,19 @@ class DepthPruning:
         before = model_shape(model).layers
         config = StudentConfig(layers=next_size(before, self._goal, rounds - turn + 1), layer_map="block-influence")
         layers = layer_map(before, config, block_influence(model, calibration.ids))
-        shallow = keep_layers(model, layers).to(model.device)
+        shallow = keep_layers(model, layers)
         return Cut(
             subject=replace(subject, model=shallow),
             did=f"kept {len(layers)} of {before} layers by block influence: {', '.join(map(str, layers))}",
         )
 
-    def write(self, subject: Subject, folder: Path) -> None:
-        """Write the model; see `Operation.write`."""
-        save_model(subject.model, subject.tokenizer, folder)
-
     def _wanted(self, model: PreTrainedModel, calibration: Calibration) -> int:
         layers = model_shape(model).layers
         if self.step.target is not None:
             sizes = range(layers - 1, 0, -1)
-            return sizes[
-                largest_within(model, self.step.target, [_shallower(model, size) for size in sizes], calibration)
-            ]
+            configs = [layers_config(model, range(size)) for size in sizes]
+            return sizes[largest_within(model, self.step.target, configs, calibration)]
         assert self.step.layers is not None
         if self.step.layers > layers:
             raise ConfigurationError(f"layers is {self.step.layers} and the model has {layers}; lower layers")
         return self.step.layers
-
-
-def _shallower(model: PreTrainedModel, layers: int) -> PretrainedConfig:
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = layers
-    if isinstance(getattr(config, "layer_types", None), list):
-        config.layer_types = config.layer_types[:layers]
-    return config

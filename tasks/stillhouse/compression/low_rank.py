@@ -3,16 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stillhouse.compression.base import Calibration, Cut, Subject
+from stillhouse.compression.base import Calibration, Cut, Operation, Subject
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import find_layers, save_model
+from stillhouse.models import linear_layers
 from stillhouse.models.factored import FactoredEmbedding, FactoredLinear, install_factors
 from stillhouse.recipe.compression import LowRankStep
 
@@ -34,7 +33,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Factorisation:
+class Factorisation(Operation):
     """Activation-aware singular value decomposition of the linear layers (SVD-LLM, Wang et al. 2025).
 
     With S S^T the second moment of a layer's inputs, the truncated decomposition of W S loses least of the layer's
@@ -42,10 +41,6 @@ class Factorisation:
     """
 
     step: LowRankStep
-
-    def rounds(self, subject: Subject) -> int:
-        """Return 1."""
-        return 1
 
     def cut(self, subject: Subject, calibration: Calibration, *, turn: int, rounds: int) -> Cut:
         """Factorise every linear layer of the body's layers that loses weights by it, and the embeddings if asked.
@@ -57,7 +52,7 @@ class Factorisation:
                 documents to measure inputs on; or the embeddings are the weights of the output head, too.
         """
         model = subject.model
-        linears = _linears(model)
+        linears = linear_layers(model)
         chosen: dict[str, Factors] = {}
         nearest = []
         for name, moment_DD in _input_moments(model, linears, calibration.ids[: self.step.calibration_rows]):
@@ -90,14 +85,6 @@ class Factorisation:
             f"{model.num_parameters() / before:.0%} of the weights stay, at least {least:.1%} of each layer's output"
         )
         return Cut(subject=subject, did=did)
-
-    def write(self, subject: Subject, folder: Path) -> None:
-        """Write a folder that `stillhouse.models.load_model` reads: its config names the ranks.
-
-        Raises:
-            OSError: The folder can't be written.
-        """
-        save_model(subject.model, subject.tokenizer, folder)
 
     def _too_much(self, nearest: Sequence[float]) -> str:
         """Say what would factorise at least one layer."""
@@ -169,15 +156,6 @@ class _Decomposition:
         squares_K = self.values_K.square()
         total = squares_K.sum()
         return squares_K.cumsum(0) / total if total > 0 else torch.ones_like(squares_K)
-
-
-def _linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return the linear layers of a body's layers, by their names in the model."""
-    inside = {id(module) for module in find_layers(model).modules()}
-    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside}
-    if not found:
-        raise ConfigurationError(f"the layers of a {type(model).__name__} have no linear modules; choose another step")
-    return found
 
 
 def _embeddings(model: PreTrainedModel) -> tuple[str, nn.Embedding]:

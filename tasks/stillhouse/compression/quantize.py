@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from torchao.quantization import (
 )
 from transformers import PreTrainedModel, TorchAoConfig
 
-from stillhouse.compression.base import Calibration, Cut, Subject
+from stillhouse.compression.base import Calibration, Cut, Operation, Subject
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import find_layers, save_model
+from stillhouse.models import linear_layers, save_model
 from stillhouse.models.folders import KINDS
 from stillhouse.recipe.compression import QuantizeStep, Scheme
 
@@ -36,7 +37,7 @@ _SAID: dict[Scheme, str] = {
 
 
 @dataclass(frozen=True)
-class Quantization:
+class Quantization(Operation):
     """Rounds the linear layers of the body's layers; embeddings, output head and norms stay as they are.
 
     Weights of four bits take a byte each, as those of eight do: none of torchao's packed layouts both runs on a CPU and
@@ -44,10 +45,6 @@ class Quantization:
     """
 
     step: QuantizeStep
-
-    def rounds(self, subject: Subject) -> int:
-        """Return 1."""
-        return 1
 
     def cut(self, subject: Subject, calibration: Calibration, *, turn: int, rounds: int) -> Cut:
         """Prepare a model that heals: it computes with rounded weights and learns through the rounding.
@@ -57,14 +54,14 @@ class Quantization:
         Raises:
             ConfigurationError: The layers have no linear modules, or rows that groups of weights don't divide.
         """
-        names = _linears(subject.model)
+        linears = linear_layers(subject.model)
         if self.step.scheme == "int4":
-            _check_groups(subject.model, names)
+            _check_groups(linears)
         if self.step.heal is not None:
-            for name in names:
+            for name in linears:
                 _swap(subject.model, name, RoundedLinear(self.step.scheme))
         learned = ", learned while rounded" if self.step.heal is not None else ""
-        did = f"{len(names)} linear layers have {_SAID[self.step.scheme]}{learned}; all else stays exact"
+        did = f"{len(linears)} linear layers have {_SAID[self.step.scheme]}{learned}; all else stays exact"
         return Cut(subject=subject, did=did)
 
     def write(self, subject: Subject, folder: Path) -> None:
@@ -74,11 +71,11 @@ class Quantization:
             OSError: The folder can't be written.
         """
         model = subject.model
-        names = _linears(model)
-        for name in names:
-            if isinstance(model.get_submodule(name), RoundedLinear):
+        linears = linear_layers(model)
+        for name, linear in linears.items():
+            if isinstance(linear, RoundedLinear):
                 _swap(model, name, nn.Linear(1, 1, device="meta"))
-        exact = [n for n, module in model.named_modules() if isinstance(module, nn.Linear) and n not in names]
+        exact = [n for n, module in model.named_modules() if isinstance(module, nn.Linear) and n not in linears]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as floats:
             save_model(model, subject.tokenizer, Path(floats))
@@ -136,22 +133,12 @@ def config_of(scheme: Scheme) -> Any:
             return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(INT4_GROUP))  # type: ignore[attr-defined]
 
 
-def _linears(model: PreTrainedModel) -> list[str]:
-    """Return the names of the linear layers of a body's layers."""
-    inside = {id(module) for module in find_layers(model).modules()}
-    names = [n for n, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside]
-    if not names:
-        raise ConfigurationError(f"the layers of a {type(model).__name__} have no linear modules; choose another step")
-    return names
-
-
-def _check_groups(model: PreTrainedModel, names: list[str]) -> None:
-    for name in names:
-        width = model.get_submodule(name).in_features
-        assert isinstance(width, int)
-        if width % INT4_GROUP:
+def _check_groups(linears: Mapping[str, nn.Linear]) -> None:
+    for name, linear in linears.items():
+        if linear.in_features % INT4_GROUP:
             raise ConfigurationError(
-                f"int4 groups {INT4_GROUP} weights of a row and {name} has rows of {width}; choose scheme int8"
+                f"int4 groups {INT4_GROUP} weights of a row and {name} has rows of {linear.in_features}; "
+                "choose scheme int8"
             )
 
 

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn.utils import prune
 
-from stillhouse.compression.base import Calibration, Cut, Subject
+from stillhouse.compression.base import Calibration, Cut, Operation, Subject
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import find_layers, save_model
+from stillhouse.models import linear_layers
 from stillhouse.recipe.compression import SparsityStep
 
 GROUP = 4
@@ -17,7 +16,7 @@ GROUP = 4
 
 
 @dataclass(frozen=True)
-class Sparsification:
+class Sparsification(Operation):
     """Zeroes the weights of least magnitude in each linear layer of the body (Han et al. 2015; for 2:4, Mishra et al.
     2021). Embeddings, heads and biases stay as they are.
 
@@ -26,16 +25,12 @@ class Sparsification:
 
     step: SparsityStep
 
-    def rounds(self, subject: Subject) -> int:
-        """Return 1."""
-        return 1
-
     def cut(self, subject: Subject, calibration: Calibration, *, turn: int, rounds: int) -> Cut:
         """Place the masks; see `Operation.cut`."""
         if self.step.heal is not None and self.step.heal.lora is not None:
             # Merged, adapters would fill the zeros; kept apart, they would be lost with the mask.
             raise ConfigurationError(f"step {self.step.name} can't heal with lora, which has no zeros; leave lora out")
-        linears = _linears(subject)
+        linears = linear_layers(subject.model)
         for name, linear in linears.items():
             if self.step.pattern == "2:4":
                 prune.custom_from_mask(linear, "weight", _two_of_four(name, linear.weight))  # type: ignore[no-untyped-call]
@@ -50,19 +45,9 @@ class Sparsification:
 
     def write(self, subject: Subject, folder: Path) -> None:
         """Make the zeros part of the weights, and write the model; see `Operation.write`."""
-        for linear in _linears(subject).values():
+        for linear in linear_layers(subject.model).values():
             prune.remove(linear, "weight")  # type: ignore[no-untyped-call]
-        save_model(subject.model, subject.tokenizer, folder)
-
-
-def _linears(subject: Subject) -> dict[str, nn.Linear]:
-    layers = find_layers(subject.model)
-    found = {name: module for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
-    if not found:
-        raise ConfigurationError(
-            f"a {type(subject.model).__name__} has no linear layers of torch.nn; use a model that has, as BERT or Llama"
-        )
-    return found
+        super().write(subject, folder)
 
 
 def _two_of_four(name: str, weight_NM: torch.Tensor) -> torch.Tensor:

@@ -2,23 +2,17 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from stillhouse.compression.base import Calibration, Cut, Subject
-from stillhouse.models import save_model
+from stillhouse.compression.base import Calibration, Cut, Operation, Subject
 from stillhouse.recipe.compression import VocabularyStep
 from stillhouse.student.vocabulary import check_same_tokens, trim_vocabulary
 
 
 @dataclass(frozen=True)
-class VocabularyTrimming:
+class VocabularyTrimming(Operation):
     """A smaller vocabulary; see `stillhouse.student.trim_vocabulary`."""
 
     step: VocabularyStep
-
-    def rounds(self, subject: Subject) -> int:
-        """Return 1."""
-        return 1
 
     def cut(self, subject: Subject, calibration: Calibration, *, turn: int, rounds: int) -> Cut:
         """Cut embeddings, output head and tokenizer alike.
@@ -43,11 +37,3 @@ class VocabularyTrimming:
             f"training set; {compared} of {len(texts)} documents have kept tokens only, and become the same ones"
         )
         return Cut(subject=replace(subject, model=model, tokenizer=small), did=did)
-
-    def write(self, subject: Subject, folder: Path) -> None:
-        """Write an ordinary model folder.
-
-        Raises:
-            OSError: The folder can't be written.
-        """
-        save_model(subject.model, subject.tokenizer, folder)

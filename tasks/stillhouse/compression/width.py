@@ -3,18 +3,16 @@
 import itertools
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from stillhouse.compression.base import Calibration, Cut, Subject
+from stillhouse.compression.base import Calibration, Cut, Operation, Subject
 from stillhouse.compression.channels import Anatomy, Widths
 from stillhouse.compression.importance import measure_importance
 from stillhouse.compression.rounds import halvings, next_size
 from stillhouse.compression.target import largest_within, relative_size
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import save_model
 from stillhouse.recipe.compression import WidthStep
 
 CHANNEL_UNIT = 8
@@ -27,7 +25,7 @@ EXTRA_ROUNDS = 3
 
 
 @dataclass
-class WidthPruning:
+class WidthPruning(Operation):
     """Keeps the most active heads and channels (Minitron, Muralidharan et al. 2024), measured anew in each round.
 
     Heads and feed-forward channels are chosen in each layer, hidden channels once for the whole model. The hidden size
@@ -81,10 +79,6 @@ class WidthPruning:
             subject=replace(subject, model=narrow),
             did=f"kept {_told(before, after, per_group)} by their activations",
         )
-
-    def write(self, subject: Subject, folder: Path) -> None:
-        """Write the model; see `Operation.write`."""
-        save_model(subject.model, subject.tokenizer, folder)
 
     def _wanted(self, model: PreTrainedModel, anatomy: Anatomy, calibration: Calibration) -> Widths:
         if self.step.target is None:

@@ -12,7 +12,6 @@ from stillhouse.recipe.compression import Form
 DISTILLED = "kd"
 """The model from which the chain starts."""
 
-
 PROMOTABLE: tuple[Form, ...] = ("transformers", "quantized")
 """Forms that plain transformers reads, so that ``models:/NAME@champion`` can be one."""
 

@@ -1,8 +1,10 @@
 """The slices of a suite as a table: where the candidate stands worst."""
 
+from dataclasses import replace
+
 from stillhouse.contract import Estimate, EvaluationSummary, Metric, SuiteSummary
 from stillhouse.evaluation import phrases
-from stillhouse.evaluation.tables import Cell, Row, Table
+from stillhouse.evaluation.tables import Cell, Row, Table, estimate_cell
 
 MAX_SLICES = 10
 """Slices that a table lists at most."""
@@ -21,23 +23,13 @@ def slices_table(summary: EvaluationSummary, suite: SuiteSummary) -> Table:
     rows = []
     for name in worst:
         mark = "worst" if name == worst[0] and len(judged) > 1 else ""
-        cells = [_figure(mine[name], suite.metric, mark=mark if teacher is None else "")]
+        cells = [replace(estimate_cell(mine[name], suite.metric), mark=mark if teacher is None else "")]
         if teacher is not None:
-            cells += [_figure(teacher[name], suite.metric), _difference(judged[name], suite.metric, mark=mark)]
+            cells += [estimate_cell(teacher[name], suite.metric), _difference(judged[name], suite.metric, mark=mark)]
         rows.append(Row(cells=(Cell(text=name), *cells, Cell(text=f"{mine[name].n:,}"))))
     title = phrases.metric_title(suite.metric)
     beside = [] if teacher is None else [f"teacher's {title}", f"{summary.candidate} minus teacher"]
     return Table(columns=("slice", f"{summary.candidate}'s {title}", *beside, "items"), rows=tuple(rows))
-
-
-def _figure(estimate: Estimate, metric: Metric, *, mark: str = "") -> Cell:
-    digits = phrases.DIGITS.get(metric, 3)
-    return Cell(
-        text=phrases.figure(estimate, digits),
-        detail=phrases.interval(estimate, digits),
-        short=phrases.half_width(estimate, digits),
-        mark=mark,
-    )
 
 
 def _difference(estimate: Estimate, metric: Metric, *, mark: str) -> Cell:

@@ -92,7 +92,7 @@ def rules_table(decision: Decision) -> Table:
         power = [Cell(text=NOTHING if rule.power is None else f"{100 * rule.power:.0f} %")] if with_power else []
         cells = (
             Cell(text=rule.requirement, detail=rule.rule),
-            _estimate(rule.value, bar=_rule_bar(rule)),
+            estimate_cell(rule.value, bar=_rule_bar(rule)),
             Cell(text=NOTHING if rule.bound is None else phrases.number(rule.bound)),
             Cell(text=f"{rule.value.n:,}" if rule.value else NOTHING),
             *power,
@@ -162,7 +162,7 @@ def suites_table(summary: EvaluationSummary) -> Table:
             bar=bars.get(suite.name),
             mark="worst" if worst and worst[0] == suite.name and len(suites) > 1 else "",
         )
-        models = (_estimate(suite.score(model), suite.metric) for model in shown)
+        models = (estimate_cell(suite.score(model), suite.metric) for model in shown)
         rows.append(Row(cells=(_suite(suite), *models, *([kept] if summary.has_teacher else []))))
     if summary.mean_retention is not None and len(summary.retention) > 1:
         blanks = [Cell(text="")] * len(shown)
@@ -206,7 +206,7 @@ def metrics_table(
         scores = suite.models.get(model)
         if scores is None or not any(metric in scores.metrics for metric in shown):
             continue
-        drop = [_estimate(summary.drops.get(model, {}).get(suite.name), suite.metric)] if with_drop else []
+        drop = [estimate_cell(summary.drops.get(model, {}).get(suite.name), suite.metric)] if with_drop else []
         cut = [Cell(text=f"{scores.truncated:,}")] if all_of_it else []
         cells = (model_cell(model), *_scores(suite, model, shown), *drop, *cut)
         rows.append(Row(cells=cells, marked=model == summary.candidate))
@@ -223,10 +223,10 @@ def drops_table(summary: EvaluationSummary) -> Table:
     bars = _bars(judged, 0.0)
     rows = []
     for suite in (suite for suite in summary.suites if suite.name in judged):
-        last = _estimate(judged[suite.name], suite.metric, bar=bars.get(suite.name))
+        last = estimate_cell(judged[suite.name], suite.metric, bar=bars.get(suite.name))
         last = replace(last, mark="worst" if suite.name == worst and len(judged) > 1 else "")
         before = (summary.drops.get(model, {}).get(suite.name) for model in ("teacher", summary.candidate))
-        drops = [_estimate(drop, suite.metric) for drop in before] if excess else []
+        drops = [estimate_cell(drop, suite.metric) for drop in before] if excess else []
         rows.append(Row(cells=(_suite(suite), *drops, last)))
     mine = f"{summary.candidate}'s drop"
     titles = ("teacher's drop", mine, "beyond the teacher's") if excess else (mine,)
@@ -242,8 +242,8 @@ def labels_table(summary: EvaluationSummary, suite: SuiteSummary) -> Table:
         Row(
             cells=(
                 Cell(text=label),
-                _estimate(mine[label]),
-                *([] if teacher is None else [_estimate(teacher.get(label))]),
+                estimate_cell(mine[label]),
+                *([] if teacher is None else [estimate_cell(teacher.get(label))]),
                 Cell(text=f"{mine[label].n:,}"),
             )
         )
@@ -320,12 +320,13 @@ def _measured(suite: SuiteSummary, metrics: Iterable[Metric]) -> list[Metric]:
 
 def _scores(suite: SuiteSummary, model: str, metrics: Sequence[Metric]) -> list[Cell]:
     found = suite.models[model].metrics if model in suite.models else {}
-    return [_estimate(found.get(metric), metric) for metric in metrics]
+    return [estimate_cell(found.get(metric), metric) for metric in metrics]
 
 
-def _estimate(
+def estimate_cell(
     estimate: Estimate | None, metric: Metric | None = None, *, bar: Mapping[str, float] | None = None
 ) -> Cell:
+    """Return the entry of a figure with its interval; an empty one where nothing was measured."""
     if estimate is None:
         return Cell()
     digits = phrases.DIGITS.get(metric, 3) if metric else 3
@@ -341,7 +342,7 @@ def _comparison(comparison: Comparison, *, flips: bool) -> tuple[Cell, ...]:
     difference = comparison.difference
     bar = _bars({comparison.baseline: difference}, 0.0).get(comparison.baseline)
     digits = phrases.DIGITS.get(comparison.metric, 3)
-    lost_and_won = (_estimate(comparison.flips_lost), _estimate(comparison.flips_won)) if flips else ()
+    lost_and_won = (estimate_cell(comparison.flips_lost), estimate_cell(comparison.flips_won)) if flips else ()
     return (
         model_cell(comparison.baseline),
         Cell(text=phrases.signed(difference, digits), detail=phrases.interval(difference, digits), bar=bar),

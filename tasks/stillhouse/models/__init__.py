@@ -22,11 +22,12 @@ from stillhouse.models.generating import (
     stream_continuations,
 )
 from stillhouse.models.heads import OutputHead, check_head, head_states, output_head, vocabulary_size, watch_body
-from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, model_shape
+from stillhouse.models.layers import ModelShape, find_layers, is_causal, layers_prefix, linear_layers, model_shape
 from stillhouse.models.likelihood import Likelihoods, last_logits, likelihoods
 from stillhouse.models.obtain import obtain_model_folder
 from stillhouse.models.onnx_folder import OnnxClassifier, count_parameters, is_onnx_folder
 from stillhouse.models.predicting import Predictions, predict
+from stillhouse.models.rebuilding import keep_endings, rebuild
 from stillhouse.models.runtime import configure_torch, inference_device
 from stillhouse.models.taps import Captured, Tap, TapRequest
 
@@ -59,10 +60,12 @@ __all__ = [
     "inference_device",
     "is_causal",
     "is_onnx_folder",
+    "keep_endings",
     "last_logits",
     "layers_prefix",
     "length_buckets",
     "likelihoods",
+    "linear_layers",
     "load_model",
     "load_tokenizer",
     "model_shape",
@@ -71,6 +74,7 @@ __all__ = [
     "pad_batch",
     "predict",
     "prompt_tokens",
+    "rebuild",
     "save_model",
     "save_tokenizer",
     "stream_continuations",

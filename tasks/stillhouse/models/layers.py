@@ -54,6 +54,21 @@ def find_layers(model: PreTrainedModel) -> nn.ModuleList:
     return _find(model)[1]
 
 
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the linear modules within a model's layers, by their names in the model.
+
+    Raises:
+        ConfigurationError: The layers can't be told, or have no linear modules.
+    """
+    prefix = layers_prefix(model)
+    found = {n: m for n, m in model.named_modules() if n.startswith(prefix) and isinstance(m, nn.Linear)}
+    if not found:
+        raise ConfigurationError(
+            f"a {type(model).__name__} has no linear layers of torch.nn; use a model that has, as BERT or Llama"
+        )
+    return found
+
+
 def _find(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     num_layers = model.config.get_text_config().num_hidden_layers
     found: list[tuple[str, nn.ModuleList]] = []

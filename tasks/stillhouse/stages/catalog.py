@@ -80,7 +80,7 @@ def _distill_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, 
 def _compress_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:
     step = next(step for step in recipe.compression if step.name == parameters["step"])
     learned = _distill_reads(recipe, {"arm": "kd" if step.distils else "sft"})
-    return (*learned, f"compression.{step.name}", "data.domain", "evaluation", "training.mask_share")
+    return (*learned, f"compression.{step.name}", "evaluation")
 
 
 def _generate_reads(recipe: Recipe, parameters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from stillhouse.compression import Held, Lessons, apply_step, judge_step
 from stillhouse.contract import DISTILLED, pretty_json
 from stillhouse.data.frozen import load_frozen
 from stillhouse.models import configure_torch, load_model, load_tokenizer
+from stillhouse.recipe import CompressionStep
 from stillhouse.stages.chain import model_input, read_chain
 from stillhouse.stages.context import StageContext, StageOutcome
 from stillhouse.stages.lessons import read_cache, read_teacher
@@ -33,7 +34,7 @@ def run(context: StageContext) -> StageOutcome:
         step,
         folder,
         target,
-        lessons=_lessons(context),
+        lessons=_lessons(context, step),
         workspace=context.workspace,
         on_progress=context.report_progress,
         on_point=context.report_point,
@@ -63,17 +64,15 @@ def run(context: StageContext) -> StageOutcome:
     )
 
 
-def _lessons(context: StageContext) -> Lessons:
+def _lessons(context: StageContext, step: CompressionStep) -> Lessons:
     rows = load_frozen(context.input("train"))
-    if not list(context.inputs(r"cache-\d+")):
+    if not step.distils:
         return Lessons(rows=rows)
     teacher, tokenizer = read_teacher(context)
-    if teacher is None or tokenizer is None:
-        # A server's answers are kept in the tokens of the student, which the distilled one has.
-        distilled = context.input(model_input(DISTILLED))
-        scorer = load_model(distilled, task=context.recipe.task, labels=context.recipe.data.labels)
-        cache = read_cache(context, rows, scorer, load_tokenizer(distilled))
-        return Lessons(rows=rows, cache=cache)
-    return Lessons(
-        rows=rows, teacher=teacher, teacher_tokenizer=tokenizer, cache=read_cache(context, rows, teacher, tokenizer)
-    )
+    if teacher is not None and tokenizer is not None:
+        cache = read_cache(context, rows, teacher, tokenizer)
+        return Lessons(rows=rows, teacher=teacher, teacher_tokenizer=tokenizer, cache=cache)
+    # A server's answers are kept in the tokens of the student, which the distilled one has.
+    distilled = context.input(model_input(DISTILLED))
+    scorer = load_model(distilled, task=context.recipe.task, labels=context.recipe.data.labels)
+    return Lessons(rows=rows, cache=read_cache(context, rows, scorer, load_tokenizer(distilled)))

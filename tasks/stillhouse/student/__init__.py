@@ -1,7 +1,7 @@
 """How a student starts."""
 
 from stillhouse.student.influence import block_influence
-from stillhouse.student.initialise import Start, check_same_tokenizer, initialise, keep_layers
+from stillhouse.student.initialise import Start, check_same_tokenizer, initialise, keep_layers, layers_config
 from stillhouse.student.layers import layer_map
 from stillhouse.student.lora import add_lora, merge_lora
 from stillhouse.student.vocabulary import trim_vocabulary
@@ -14,6 +14,7 @@ __all__ = [
     "initialise",
     "keep_layers",
     "layer_map",
+    "layers_config",
     "merge_lora",
     "trim_vocabulary",
 ]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError, StageBug
-from stillhouse.models import is_causal, layers_prefix, model_shape, tokenizer_sha256
+from stillhouse.models import is_causal, keep_endings, layers_prefix, model_shape, rebuild, tokenizer_sha256
 from stillhouse.recipe import StudentConfig
 from stillhouse.student.influence import block_influence
 from stillhouse.student.layers import layer_map
@@ -77,12 +77,6 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
         ConfigurationError: The layers can't be found.
     """
     prefix = layers_prefix(model)
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(layers)
-    if isinstance(getattr(config, "layer_types", None), list):
-        config.layer_types = [model.config.layer_types[index] for index in layers]
-    with torch.random.fork_rng(devices=[]):
-        student = type(model)(config)
     new_index = {old: new for new, old in enumerate(layers)}
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -92,10 +86,16 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
         index, _, rest = name.removeprefix(prefix).partition(".")
         if int(index) in new_index:
             weights[f"{prefix}{new_index[int(index)]}.{rest}"] = tensor
-    student.load_state_dict(weights)
-    student.tie_weights()
-    _keep_endings(student, model)
-    return student.to(model.dtype).eval()
+    return rebuild(model, layers_config(model, layers), weights)
+
+
+def layers_config(model: PreTrainedModel, layers: Sequence[int]) -> PretrainedConfig:
+    """Return the config of a model with some of its layers."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = len(layers)
+    if isinstance(getattr(config, "layer_types", None), list):
+        config.layer_types = [model.config.layer_types[index] for index in layers]
+    return config
 
 
 def check_same_tokenizer(student: Tokenizer, teacher: Tokenizer) -> None:
@@ -134,14 +134,8 @@ def _random(origin: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(f"student.architecture is refused ({reason}); correct it") from error
-    _keep_endings(student, origin)
+    keep_endings(student, origin)
     return student
-
-
-def _keep_endings(student: PreTrainedModel, origin: PreTrainedModel) -> None:
-    """Let a student that writes stop where its origin stops: these tokens may stand beside the model's config alone."""
-    if origin.can_generate():
-        student.generation_config = copy.deepcopy(origin.generation_config)
 
 
 def _size(student: PreTrainedModel, teacher: PreTrainedModel | None) -> str:

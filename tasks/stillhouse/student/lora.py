@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from stillhouse.models import layers_prefix
+from stillhouse.models import linear_layers
 from stillhouse.recipe import LoraConfig
 
 logger = logging.getLogger(__name__)
@@ -25,12 +25,8 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftMo
         seed: Of the adapters' first factor; the second is zero, so nothing changes at first.
 
     Raises:
-        ConfigurationError: The layers can't be found.
+        ConfigurationError: The layers can't be found, or have no linear modules.
     """
-    prefix = layers_prefix(model)
-    targets = [
-        name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, nn.Linear)
-    ]
     heads = [name for name in ("classifier", "score") if isinstance(getattr(model, name, None), nn.Module)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -40,7 +36,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftMo
                 r=config.rank,
                 lora_alpha=config.alpha,  # type: ignore[arg-type]
                 lora_dropout=config.dropout,
-                target_modules=targets,
+                target_modules=list(linear_layers(model)),
                 modules_to_save=heads or None,
             ),
         )

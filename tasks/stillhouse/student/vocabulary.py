@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from stillhouse.contract import ConfigurationError
-from stillhouse.models import is_causal
+from stillhouse.models import is_causal, rebuild
 
 logger = logging.getLogger(__name__)
 
@@ -218,20 +218,16 @@ def _trim_model(model: PreTrainedModel, new_ids: Mapping[int, int]) -> PreTraine
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if any(parameter is part for part in rows):
             weights[name] = weights[name][kept_V]
-    with torch.random.fork_rng(devices=[]):
-        trimmed = type(model)(config)
     try:
-        trimmed.load_state_dict(weights)
+        trimmed = rebuild(model, config, weights)
     except RuntimeError as error:
         raise ConfigurationError(
             f"a {type(model).__name__} has weights for each token outside its embeddings and its head; "
             "leave the trimming out"
         ) from error
-    trimmed.tie_weights()
-    if getattr(model, "generation_config", None) is not None:
-        trimmed.generation_config = copy.deepcopy(model.generation_config)
+    if trimmed.can_generate():
         _renumber_config(trimmed.generation_config, new_ids)
-    return trimmed.to(model.device, model.dtype).eval()
+    return trimmed
 
 
 def _trim_tokenizer(tokenizer: Tokenizer, state: dict[str, Any], new_ids: Mapping[int, int]) -> Tokenizer:
